@@ -1,0 +1,107 @@
+"""Paths and files: clear errors, atomic writes, hashes."""
+
+import difflib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from matching.errors import InputError
+
+PathLike = str | os.PathLike[str]
+
+
+def existing_folder(path: PathLike, what: str = "folder") -> Path:
+    """The folder as a Path.
+
+    Raises:
+        InputError: There is no such folder; a similarly named one beside it is suggested.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"'{path}' is a file, but a {what} is expected")
+    raise InputError(f"no {what} '{path}'{_suggestion(folder)}")
+
+
+def existing_file(path: PathLike, what: str = "file") -> Path:
+    """The file as a Path.
+
+    Raises:
+        InputError: There is no such file; a similarly named one beside it is suggested.
+    """
+    file = Path(path)
+    if file.is_file():
+        return file
+    if file.is_dir():
+        raise InputError(f"'{path}' is a folder, but a {what} is expected")
+    raise InputError(f"no {what} '{path}'{_suggestion(file)}")
+
+
+def _suggestion(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    close = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
+    return f"; did you mean '{path.parent / close[0]}'?" if close else ""
+
+
+@contextmanager
+def atomic_file(path: PathLike) -> Iterator[Path]:
+    """A temporary name beside ``path`` that is renamed to it when the block succeeds.
+
+    A reader never sees a half-written file, and a failure leaves an old file untouched.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes the file private; a normal file follows the umask
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: PathLike) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that replaces it when the block succeeds."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o777 & ~umask)
+    old = temporary.with_suffix(".old")
+    try:
+        yield temporary
+        if target.exists():
+            target.rename(old)
+        temporary.rename(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text_atomic(path: PathLike, text: str) -> None:
+    """Write UTF-8 text through a temporary name."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256_of_file(path: PathLike) -> str:
+    """The SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The network family of MASt3R and DUSt3R."""

@@ -1,0 +1,170 @@
+"""Strict building of option dataclasses from YAML files, ``--set`` and plain dicts."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from matching.errors import InputError
+from matching.files import PathLike, existing_file
+
+T = TypeVar("T")
+
+
+def build_options(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """Build an options dataclass from a nested mapping.
+
+    Args:
+        cls: A frozen dataclass; fields may be dataclasses themselves.
+        values: Field name to value; nested dataclasses take mappings. Missing fields keep their
+            defaults.
+        prefix: Dotted path of ``cls`` inside the whole configuration, for messages.
+
+    Raises:
+        InputError: Unknown key (the known ones are listed), wrong type or refused value.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"; did you mean '{prefix}{close[0]}'?" if close else ""
+            raise InputError(
+                f"unknown option '{prefix}{key}'{hint} (known: {', '.join(sorted(fields))})"
+            )
+        arguments[key] = _convert(hints[key], value, f"{prefix}{key}")
+    try:
+        return cls(**arguments)
+    except InputError:
+        raise
+    except ValueError as error:  # __post_init__ refuses a value and says which
+        raise InputError(f"option {prefix}{error}") from error
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    """Check a YAML value against a type hint; ints pass as floats, lists as tuples."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise InputError(f"option '{name}' takes a group of options, got {value!r}")
+        return build_options(hint, value, prefix=f"{name}.")
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        errors = []
+        for arg in (a for a in args if a is not type(None)):
+            try:
+                return _convert(arg, value, name)
+            except InputError as error:
+                errors.append(str(error))
+        raise InputError(errors[0])
+    if origin is typing.Literal:
+        if value not in args:
+            raise InputError(
+                f"option '{name}' must be one of {', '.join(map(str, args))}, got {value!r}"
+            )
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise InputError(f"option '{name}' takes a list, got {value!r}")
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_convert(args[0], v, name) for v in value)
+        if len(value) != len(args):
+            raise InputError(f"option '{name}' takes {len(args)} values, got {value!r}")
+        return tuple(_convert(a, v, name) for a, v in zip(args, value, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and (
+        not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
+    ):
+        raise InputError(f"option '{name}' takes a {hint.__name__}, got {value!r}")
+    return value
+
+
+def read_options_file(path: PathLike) -> dict[str, Any]:
+    """Read a YAML file of options as a nested dict.
+
+    Raises:
+        InputError: The file is missing, no YAML, or not a mapping at the top.
+    """
+    file = existing_file(path, "options file")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"'{file}' is no valid YAML: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"'{file}' must hold 'option: value' lines, got a {type(values).__name__}")
+    return values
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Parse ``key.sub=value`` strings (values are YAML) to a nested dict; later ones win.
+
+    Raises:
+        InputError: An assignment without ``=`` or with an unreadable value.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise InputError(f"--set takes key.sub=value, got '{assignment}'")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {key}: '{text}' is no YAML value") from error
+        group = values
+        *parents, last = key.strip().split(".")
+        for parent in parents:
+            group = group.setdefault(parent, {})
+            if not isinstance(group, dict):
+                raise InputError(f"--set {key}: '{parent}' is already set to a value")
+        group[last] = value
+    return values
+
+
+def merge_options(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested merge of two option mappings; ``override`` wins."""
+    merged = dict(base)
+    for key, value in override.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge_options(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def options_as_dict(options: Any) -> dict[str, Any]:
+    """The options as plain JSON values (tuples become lists, paths strings)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    result = plain(dataclasses.asdict(options))
+    assert isinstance(result, dict)
+    return result
+
+
+def first_difference(old: Any, new: Any, name: str = "") -> str | None:
+    """The dotted name of the first field in which two nested plain values differ, or None."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted(set(old) | set(new), key=str):
+            child = f"{name}.{key}" if name else str(key)
+            if key not in old or key not in new:
+                return child
+            found = first_difference(old[key], new[key], child)
+            if found is not None:
+                return found
+        return None
+    return None if old == new else name
