@@ -1,0 +1,101 @@
+"""The interface every matcher implements; stages know nothing else of a matcher."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matching.errors import InputError
+from matching.files import PathLike
+from matching.images import read_image
+from matching.types import Matches, View
+
+ImageLike = PathLike | NDArray[np.uint8]
+
+
+class Matcher(ABC):
+    """Matches images: encode each once, match it many times.
+
+    Contract, inherited by every implementation's tests:
+
+    * ``match`` returns pixels of the upright original photos, scores not increasing;
+    * an image without anything to match (black, 1x1) gives empty matches, never an error;
+    * the same input gives the same output.
+
+    Attributes:
+        name: What ``load_matcher`` takes, stored in ``map.json``.
+        fingerprint: Hash of weights and of the options that change encodings; maps made with
+            another fingerprint are refused.
+    """
+
+    name: str
+    fingerprint: str
+
+    @abstractmethod
+    def encode_image(self, image: NDArray[np.uint8]) -> View:
+        """Encode one upright RGB image, (H, W, 3) uint8."""
+
+    @abstractmethod
+    def match_views(self, view0: View, view1: View) -> Matches:
+        """Match two encoded images. Where a view has keypoints, the matches carry their rows."""
+
+    @abstractmethod
+    def local_descriptors(self, view: View) -> NDArray[np.float32]:
+        """Unit-norm local descriptors of an encoded image for retrieval, (N, D) float32."""
+
+    def encode(self, image: ImageLike) -> View:
+        """Encode a photo once, for any number of matches.
+
+        Args:
+            image: A path, or an upright image array: (H, W, 3) RGB or (H, W) grey, uint8.
+
+        Raises:
+            matching.errors.InputError: The file is missing or no readable image.
+        """
+        return self.encode_image(read_image(image))
+
+    def encode_many(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
+        """Encode photos in order, as fast as the matcher can; a bad photo yields its error.
+
+        Args:
+            images: As for `encode`.
+
+        Yields:
+            The view of each photo, or the `InputError` that `encode` would have raised.
+        """
+        for image in images:
+            yield self._encode_or_error(image)
+
+    def match(self, image0: ImageLike | View, image1: ImageLike | View) -> Matches:
+        """Match two photos.
+
+        Args:
+            image0: Path, array or encoded view.
+            image1: The same for the other image.
+
+        Returns:
+            Matches in pixels of the upright photos, best first.
+
+        Raises:
+            matching.errors.InputError: A file is missing or no readable image.
+        """
+        return self.match_views(self._view(image0), self._view(image1))
+
+    def match_many(self, view: View, others: Sequence[View]) -> list[Matches]:
+        """Match one view (image 0) with several others (image 1 each), in one batch if possible."""
+        return [self.match_views(view, other) for other in others]
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that identify the matcher: stored in ``map.json`` and in reports."""
+        return {"name": self.name, "fingerprint": self.fingerprint}
+
+    def _encode_or_error(self, image: ImageLike) -> View | InputError:
+        try:
+            return self.encode(image)
+        except InputError as error:
+            return error
+
+    def _view(self, image: ImageLike | View) -> View:
+        return image if isinstance(image, View) else self.encode(image)

@@ -1,0 +1,187 @@
+"""The classical matcher: SIFT (Lowe, IJCV 2004) by pycolmap, mutual nearest neighbours by torch."""
+
+import hashlib
+import json
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pycolmap
+import torch
+from numpy.typing import NDArray
+
+from matching.errors import InputError
+from matching.matcher import ImageLike, Matcher
+from matching.options import options_as_dict
+from matching.types import Matches, View
+
+# similarities of one block of rows; small enough for a laptop, large enough for full speed
+_BLOCK_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiftOptions:
+    """Settings of `SiftMatcher`."""
+
+    max_num_features: int = 8192  # largest number of blobs per photo (COLMAP's default)
+    peak_threshold: float = 0.02 / 3  # smallest contrast of a blob, of a grey range of 0..1
+    max_ratio: float = 0.8  # distance to the best over the second-best neighbour (Lowe's test)
+    num_threads: int = 0  # photos encoded at a time; 0: one per core
+
+    def __post_init__(self) -> None:
+        if self.max_num_features < 1:
+            raise ValueError(f"max_num_features must be at least 1, got {self.max_num_features}")
+        if not self.peak_threshold >= 0:
+            raise ValueError(f"peak_threshold must be >= 0, got {self.peak_threshold}")
+        if not 0 < self.max_ratio <= 1:
+            raise ValueError(f"max_ratio must be in (0, 1], got {self.max_ratio}")
+        if self.num_threads < 0:
+            raise ValueError(f"num_threads must be >= 0, got {self.num_threads}")
+
+
+class SiftMatcher(Matcher):
+    """SIFT keypoints and root-normalised descriptors (Arandjelovic and Zisserman, CVPR 2012).
+
+    A `View` holds ``keypoints`` and the arrays ``descriptors`` (N, 128) uint8 and ``scales``
+    (N,) float32 pixels. Matches are mutual nearest neighbours that pass the ratio test in the
+    direction from image 0 to image 1; the score is 1 - ratio.
+
+    Args:
+        options: Settings.
+        device: Where descriptors are compared, ``"cpu"`` or ``"cuda"``; features are found on the
+            CPU.
+    """
+
+    def __init__(self, options: SiftOptions | None = None, *, device: str = "cpu") -> None:
+        self.options = options or SiftOptions()
+        self.device = torch.device(device)
+        self.name = "sift"
+        encoding = options_as_dict(self.options)
+        del encoding["max_ratio"], encoding["num_threads"]  # neither changes what is stored
+        self.fingerprint = hashlib.sha256(
+            json.dumps({"sift": encoding}, sort_keys=True).encode()
+        ).hexdigest()
+        self._local = threading.local()
+
+    def encode_image(self, image: NDArray[np.uint8]) -> View:
+        """Find keypoints and descriptors; see `Matcher.encode_image`."""
+        height, width = image.shape[:2]
+        bitmap = pycolmap.Bitmap.from_array(image).clone_as_grey()
+        found, descriptors = self._extractor().extract(bitmap)
+        if len(found) == 0:
+            keypoints, scales = np.zeros((0, 2), np.float32), np.zeros(0, np.float32)
+            data = np.zeros((0, 128), np.uint8)
+        else:
+            matrix = np.asarray(pycolmap.keypoints_to_matrix(found), np.float32)
+            keypoints, scales = np.ascontiguousarray(matrix[:, :2]), matrix[:, 2].copy()
+            data = np.array(descriptors.data, np.uint8)
+        return View(
+            image_size=(width, height),
+            keypoints=keypoints,
+            arrays={"descriptors": data, "scales": scales},
+        )
+
+    def encode_many(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
+        """Encode photos on several threads; see `Matcher.encode_many`."""
+        threads = self.options.num_threads or os.cpu_count() or 1
+        waiting: deque[Future[View | InputError]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            for image in images:
+                waiting.append(pool.submit(self._encode_or_error, image))
+                if len(waiting) > threads:  # bounds how many decoded photos are in memory
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def match_views(self, view0: View, view1: View) -> Matches:
+        """Mutual ratio-test matches; see `Matcher.match_views`."""
+        return self.match_many(view0, [view1])[0]
+
+    def match_many(self, view: View, others: Sequence[View]) -> list[Matches]:
+        """Match one view with several; see `Matcher.match_many`."""
+        descriptors0 = self._unit_descriptors(view)
+        results = []
+        for other in others:
+            rows, columns, ratios = mutual_ratio_matches(
+                descriptors0, self._unit_descriptors(other), self.options.max_ratio
+            )
+            order = torch.argsort(ratios, stable=True)
+            indices0 = rows[order].cpu().numpy()
+            indices1 = columns[order].cpu().numpy()
+            results.append(
+                Matches(
+                    keypoints0=view.keypoints[indices0],
+                    keypoints1=other.keypoints[indices1],
+                    scores=(1 - ratios[order]).cpu().numpy().astype(np.float32),
+                    indices0=indices0,
+                    indices1=indices1,
+                )
+            )
+        return results
+
+    def local_descriptors(self, view: View) -> NDArray[np.float32]:
+        """Unit-norm SIFT descriptors, (N, 128); see `Matcher.local_descriptors`."""
+        return self._unit_descriptors(view).cpu().numpy()
+
+    def _unit_descriptors(self, view: View) -> torch.Tensor:
+        stored = torch.from_numpy(np.ascontiguousarray(view.arrays["descriptors"]))
+        return torch.nn.functional.normalize(stored.to(self.device).float(), dim=1)
+
+    def _extractor(self) -> pycolmap.FeatureExtractor:
+        """One extractor per thread: it keeps buffers between photos."""
+        if not hasattr(self._local, "extractor"):
+            options = pycolmap.FeatureExtractionOptions()
+            options.use_gpu = False
+            options.num_threads = 1
+            options.sift.max_num_features = self.options.max_num_features
+            options.sift.peak_threshold = self.options.peak_threshold
+            self._local.extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
+        return self._local.extractor
+
+
+def mutual_ratio_matches(
+    descriptors0: torch.Tensor, descriptors1: torch.Tensor, max_ratio: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mutual nearest neighbours that pass Lowe's ratio test, in blocks of rows.
+
+    Args:
+        descriptors0: Unit-norm rows, (N0, D).
+        descriptors1: Unit-norm rows, (N1, D).
+        max_ratio: Largest distance to the nearest over the second-nearest descriptor of image 1.
+
+    Returns:
+        Rows (M,) int64, columns (M,) int64 and distance ratios (M,) float32, by ascending row;
+        one-to-one. Among equal similarities the lowest index wins. With fewer than two
+        descriptors in image 1 there is no second-nearest one and so no match.
+    """
+    num0, num1 = len(descriptors0), len(descriptors1)
+    device = descriptors0.device
+    if num0 == 0 or num1 < 2:
+        none = torch.zeros(0, dtype=torch.int64, device=device)
+        return none, none, torch.zeros(0, device=device)
+    block = max(1, _BLOCK_BYTES // (4 * num1))
+    best = torch.empty(num0, device=device)
+    second = torch.empty(num0, device=device)
+    columns = torch.empty(num0, dtype=torch.int64, device=device)
+    best_of_column = torch.full((num1,), -2.0, device=device)
+    for start in range(0, num0, block):
+        rows = slice(start, start + block)
+        similarity = descriptors0[rows] @ descriptors1.T  # (block, N1)
+        best_of_column = torch.maximum(best_of_column, similarity.amax(0))
+        best[rows], columns[rows] = similarity.max(1)
+        second[rows] = similarity.scatter_(1, columns[rows, None], -2.0).amax(1)
+    # the maximum of a column was computed from the same products, so equality is exact
+    mutual = best == best_of_column[columns]
+    distance = (2 - 2 * best).clamp_min(0).sqrt()
+    second_distance = (2 - 2 * second).clamp_min(0).sqrt()
+    accepted = mutual & (distance < max_ratio * second_distance)
+    rows0 = torch.nonzero(accepted)[:, 0]
+    # identical descriptors in image 0 can share a column: the first keeps it
+    owner = torch.full((num1,), num0, dtype=torch.int64, device=device)
+    owner.scatter_reduce_(0, columns[rows0], rows0, "amin")
+    rows0 = rows0[owner[columns[rows0]] == rows0]
+    return rows0, columns[rows0], distance[rows0] / second_distance[rows0]
