@@ -10,7 +10,7 @@ class InputError(ValueError):
 
 
 class MissingPackageError(InputError):
-    """An optional package is not installed; the message holds the ``pip install`` line that helps."""
+    """An optional package is not installed; the message holds the pip line that helps."""
 
     def __init__(self, package: str, extra: str, needed_for: str) -> None:
         super().__init__(
