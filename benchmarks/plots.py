@@ -1,0 +1,247 @@
+"""Matches drawn over two photos, with Pillow alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from matching.errors import InputError
+from matching.files import PathLike, atomic_file
+from matching.images import read_image
+from matching.matcher import ImageLike
+from matching.types import Matches
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# Scores run from blue over green to yellow: even in lightness, readable by the colour-blind, and
+# apart from the outliers' red, which also differ in their end marks.
+_LOW_TO_HIGH = np.array([(59, 110, 255), (34, 197, 240), (74, 222, 128), (253, 231, 60)], float)
+_OUTLIER = (255, 56, 92)
+_BACKGROUND = (17, 20, 26)
+_TEXT = (226, 230, 237)
+_GAP_PX = 6  # between the two photos
+_MIN_WIDTH_PX = 640  # of the picture: the legend needs it even under two narrow photos
+_DIMMED = 0.8  # photos are darkened a little, so that bright lines stand out on white walls
+_SUPERSAMPLING = 2  # lines are drawn this much larger and averaged down: Pillow has no smooth lines
+
+
+def plot_matches(
+    image0: ImageLike,
+    image1: ImageLike,
+    matches: Matches,
+    path: PathLike,
+    *,
+    max_matches: int = 200,
+    inlier_mask: NDArray[np.bool_] | None = None,
+    photo_size_px: int = 900,
+) -> None:
+    """Draw matches over two photos side by side and write the picture.
+
+    Args:
+        image0: The left photo: a path or an upright array (H, W, 3) RGB or (H, W) grey, uint8.
+        image1: The right photo.
+        matches: What to draw, in pixels of the upright photos.
+        path: The picture: PNG, JPEG or WebP by its ending.
+        max_matches: At most this many are drawn, evenly spread over the ranks, so that the picture
+            shows the weak ones as well as the best.
+        inlier_mask: (M,) True where a match agrees with the geometry. Outliers are then drawn in
+            red with crosses at their ends.
+        photo_size_px: Longer side of each photo in the picture.
+
+    Raises:
+        matching.errors.InputError: A photo cannot be read or the ending is of no known format.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise InputError(
+            f"'{path}': pictures are written as {', '.join(sorted(_FORMATS))}, not '{suffix}'"
+        )
+    captions = [
+        str(Path(image).name) if not isinstance(image, np.ndarray) else f"image {side}"
+        for side, image in enumerate((image0, image1))
+    ]
+    picture = draw_matches(
+        read_image(image0),
+        read_image(image1),
+        matches,
+        captions=captions,
+        max_matches=max_matches,
+        inlier_mask=inlier_mask,
+        photo_size_px=photo_size_px,
+    )
+    with atomic_file(path) as temporary:
+        picture.save(temporary, format=_FORMATS[suffix], quality=90)
+
+
+def draw_matches(
+    image0: NDArray[np.uint8],
+    image1: NDArray[np.uint8],
+    matches: Matches,
+    *,
+    captions: Sequence[str] = ("image 0", "image 1"),
+    max_matches: int = 200,
+    inlier_mask: NDArray[np.bool_] | None = None,
+    photo_size_px: int = 900,
+) -> Image.Image:
+    """The picture that `plot_matches` writes.
+
+    Args:
+        image0: Left photo, (H0, W0, 3) uint8; upright.
+        image1: Right photo, (H1, W1, 3) uint8.
+        matches: In pixels of the two photos.
+        captions: A name for each photo.
+        max_matches: See `plot_matches`.
+        inlier_mask: See `plot_matches`.
+        photo_size_px: See `plot_matches`.
+    """
+    if max_matches < 0:
+        raise ValueError(f"max_matches must be >= 0, got {max_matches}")
+    if inlier_mask is not None and inlier_mask.shape != (len(matches),):
+        raise ValueError(f"inlier_mask must be ({len(matches)},), got {inlier_mask.shape}")
+    photos = [_fit(image, photo_size_px) for image in (image0, image1)]
+    height = max(photo.height for photo in photos)
+    offsets = np.array(
+        [
+            (0, (height - photos[0].height) // 2),
+            (photos[0].width + _GAP_PX, (height - photos[1].height) // 2),
+        ],
+        float,
+    )
+    width = max(photos[0].width + _GAP_PX + photos[1].width, _MIN_WIDTH_PX)
+    canvas = Image.new("RGB", (width, height), _BACKGROUND)
+    for photo, (x, y) in zip(photos, offsets, strict=True):
+        canvas.paste(photo.point(lambda value: value * _DIMMED), (int(x), int(y)))
+
+    rows = _evenly_spread(len(matches), max_matches)
+    scales = [
+        np.array([photo.width / image.shape[1], photo.height / image.shape[0]])
+        for photo, image in zip(photos, (image0, image1), strict=True)
+    ]
+    ends0 = matches.keypoints0[rows] * scales[0] + offsets[0]
+    ends1 = matches.keypoints1[rows] * scales[1] + offsets[1]
+    inliers = np.ones(len(rows), bool) if inlier_mask is None else inlier_mask[rows]
+    colors = score_colors(matches.scores)[rows]
+    canvas = _draw_lines(canvas, ends0, ends1, colors, inliers)
+    return _add_legend(canvas, photos[0].width, matches, captions, len(rows), inlier_mask)
+
+
+def score_colors(scores: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """RGB colours from blue (lowest of the given scores) to yellow (highest), (M, 3)."""
+    finite = np.nan_to_num(np.asarray(scores, float))
+    spread = np.ptp(finite) if len(finite) else 0.0
+    # scores that are all the same say nothing: draw them green, as neither good nor bad
+    level = (finite - finite.min()) / spread if spread > 0 else np.full(len(finite), 2 / 3)
+    stops = np.linspace(0, 1, len(_LOW_TO_HIGH))
+    channels = [np.interp(level, stops, _LOW_TO_HIGH[:, c]) for c in range(3)]
+    return np.stack(channels, 1).round().astype(np.uint8)
+
+
+def _fit(image: NDArray[np.uint8], longer_side_px: int) -> Image.Image:
+    """The photo scaled so that its longer side has the given length."""
+    photo = Image.fromarray(image).convert("RGB")
+    scale = longer_side_px / max(photo.size)
+    size = (max(1, round(photo.width * scale)), max(1, round(photo.height * scale)))
+    return photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _evenly_spread(count: int, wanted: int) -> NDArray[np.int64]:
+    """``wanted`` rows of ``count``, evenly spaced, the first always among them."""
+    wanted = min(count, wanted)
+    return (np.arange(wanted) * count / max(wanted, 1)).astype(np.int64)
+
+
+def _draw_lines(
+    canvas: Image.Image,
+    ends0: NDArray[np.floating],
+    ends1: NDArray[np.floating],
+    colors: NDArray[np.uint8],
+    inliers: NDArray[np.bool_],
+) -> Image.Image:
+    """Lines with end marks over the canvas; outliers below the inliers."""
+    s = _SUPERSAMPLING
+    overlay = Image.new("RGBA", (canvas.width * s, canvas.height * s))
+    draw = ImageDraw.Draw(overlay)
+    radius = 3 * s
+    # the best inliers last, so that they lie on top
+    order = np.concatenate([np.flatnonzero(~inliers), np.flatnonzero(inliers)[::-1]])
+    for row in order:
+        a, b = ends0[row] * s, ends1[row] * s
+        if inliers[row]:
+            color = tuple(int(c) for c in colors[row])
+            draw.line([*a, *b], fill=(*color, 190), width=s + 1)
+            for x, y in (a, b):
+                draw.ellipse(
+                    [x - radius, y - radius, x + radius, y + radius],
+                    fill=(*color, 255),
+                    outline=(0, 0, 0, 150),
+                )
+        else:
+            draw.line([*a, *b], fill=(*_OUTLIER, 130), width=s)
+            for x, y in (a, b):
+                for sign in (1, -1):
+                    arm = [x - radius, y - sign * radius, x + radius, y + sign * radius]
+                    draw.line(arm, fill=(*_OUTLIER, 255), width=s + 1)
+    overlay = overlay.resize(canvas.size, Image.Resampling.BOX)
+    return Image.alpha_composite(canvas.convert("RGBA"), overlay).convert("RGB")
+
+
+def _add_legend(
+    canvas: Image.Image,
+    left_width: int,
+    matches: Matches,
+    captions: Sequence[str],
+    num_drawn: int,
+    inlier_mask: NDArray[np.bool_] | None,
+) -> Image.Image:
+    """The canvas with a strip below: names, counts and what the colours mean."""
+    font_px = max(11, round(canvas.width / 95))
+    font = ImageFont.load_default(font_px)
+    line_px, margin = round(font_px * 1.7), round(font_px * 0.7)
+    summary = f"{len(matches)} matches"
+    if inlier_mask is not None:
+        summary += f", {int(inlier_mask.sum())} inliers"
+    if num_drawn < len(matches):
+        summary += f" ({num_drawn} drawn)"
+
+    picture = Image.new("RGB", (canvas.width, canvas.height + 2 * line_px + margin), _BACKGROUND)
+    picture.paste(canvas, (0, 0))
+    draw = ImageDraw.Draw(picture)
+    y: float = canvas.height + margin / 2
+    starts = (margin, left_width + _GAP_PX + margin)
+    rooms = (left_width, canvas.width - left_width - _GAP_PX)
+    for start, caption, room in zip(starts, captions, rooms, strict=True):
+        text = _shortened(caption, font, room - 2 * margin)
+        draw.text((start, y + line_px / 2), text, fill=_TEXT, font=font, anchor="lm")
+
+    y += 1.5 * line_px
+    draw.text((margin, y), summary, fill=_TEXT, font=font, anchor="lm")
+    x: float = margin + font.getlength(summary) + 3 * margin
+    if len(matches):
+        low, high = float(np.min(matches.scores)), float(np.max(matches.scores))
+        if high > low:
+            text = f"score {low:.3g}"
+            draw.text((x, y), text, fill=_TEXT, font=font, anchor="lm")
+            x += font.getlength(text) + margin
+            bar_px = 8 * font_px
+            for step, color in enumerate(score_colors(np.arange(bar_px, dtype=float))):
+                fill = tuple(int(c) for c in color)
+                draw.line([x + step, y - font_px / 2, x + step, y + font_px / 2], fill=fill)
+            x += bar_px + margin
+            text = f"{high:.3g}"
+            draw.text((x, y), text, fill=_TEXT, font=font, anchor="lm")
+            x += font.getlength(text) + 3 * margin
+    if inlier_mask is not None and not inlier_mask.all():
+        draw.line([x, y, x + 3 * font_px, y], fill=_OUTLIER, width=2)
+        draw.text((x + 3 * font_px + margin, y), "outlier", fill=_TEXT, font=font, anchor="lm")
+    return picture
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+    """The text, with its middle replaced by dots if it is wider than the room."""
+    short = text
+    keep = len(text)
+    while keep > 2 and font.getlength(short) > room:
+        keep -= 1
+        short = text[: keep // 2] + "…" + text[len(text) - (keep - keep // 2) :]
+    return short
