@@ -1,0 +1,1 @@
+"""Readers of data sets: each turns a published layout into tasks for the runner."""
