@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = frozenset(
 MAX_PIXELS = 200_000_000  # larger files are refused before they are decoded
 
 # Pillow would also open formats that run interpreters (EPS) or fetch more files; photos need none
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "PPM")
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM")
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -1,0 +1,64 @@
+"""`matching.files`: nothing is ever half-written."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from matching.errors import InputError
+from matching.files import (
+    atomic_file,
+    atomic_folder,
+    existing_file,
+    existing_folder,
+    sha256_of_file,
+    write_text_atomic,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_atomic_file_keeps_the_old_file_on_failure(tmp_path: Path) -> None:
+    target = tmp_path / "sub" / "a.txt"
+    write_text_atomic(target, "old")
+    with pytest.raises(RuntimeError), atomic_file(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("stop")
+    assert target.read_text() == "old"
+    assert names(target.parent) == ["a.txt"]
+    write_text_atomic(target, "new")
+    assert target.read_text() == "new"
+    umask = os.umask(0)
+    os.umask(umask)
+    assert target.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_atomic_folder_replaces_all_or_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("1")
+    with pytest.raises(RuntimeError), atomic_folder(target) as temporary:
+        (temporary / "b").write_text("2")
+        raise RuntimeError("stop")
+    assert names(target) == ["a"]
+    with atomic_folder(target) as temporary:
+        (temporary / "b").write_text("2")
+    assert names(target) == ["b"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_existing(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "list.txt").write_text("abc")
+    assert existing_folder(tmp_path / "photos") == tmp_path / "photos"
+    with pytest.raises(InputError, match=r"no folder '.*photoz'; did you mean '.*photos'"):
+        existing_folder(tmp_path / "photoz")
+    with pytest.raises(InputError, match="is a file, but a folder is expected"):
+        existing_folder(tmp_path / "list.txt")
+    with pytest.raises(InputError, match="is a folder, but a query list is expected"):
+        existing_file(tmp_path / "photos", "query list")
+    assert sha256_of_file(tmp_path / "list.txt") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )

@@ -1,0 +1,104 @@
+"""`matching.options`: strict building of dataclasses."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from matching.errors import InputError
+from matching.options import (
+    build_options,
+    first_difference,
+    merge_options,
+    options_as_dict,
+    parse_assignments,
+    read_options_file,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    size_px: int = 3
+    limits: tuple[float, ...] = (1.0, 2.0)
+    window: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    mode: Literal["fast", "slow"] = "fast"
+    ratio: float = 0.5
+    verbose: bool = False
+    inner: Inner = field(default_factory=Inner)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio must be in (0, 1], got {self.ratio}")
+
+
+def test_builds_nested_options() -> None:
+    built = build_options(
+        Outer, {"ratio": 1, "inner": {"limits": [3, 4.5], "window": [1, 2]}, "mode": "slow"}
+    )
+    assert built == Outer(mode="slow", ratio=1.0, inner=Inner(limits=(3.0, 4.5), window=(1, 2)))
+    assert isinstance(built.ratio, float)
+    assert build_options(Outer, {}) == Outer()
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"rato": 1.0}, "unknown option 'rato'; did you mean 'ratio'"),
+        ({"inner": {"sizepx": 1}}, r"unknown option 'inner\.sizepx'"),
+        ({"ratio": "much"}, "'ratio' takes a float, got 'much'"),
+        ({"ratio": 2.0}, "ratio must be in"),
+        ({"mode": "medium"}, "'mode' must be one of fast, slow"),
+        ({"verbose": 1}, "'verbose' takes a bool"),
+        ({"inner": 5}, "'inner' takes a group of options"),
+        ({"inner": {"size_px": True}}, r"'inner\.size_px' takes a int"),
+        ({"inner": {"window": [1]}}, r"'inner\.window' takes 2 values"),
+        ({"inner": {"limits": "abc"}}, r"'inner\.limits' takes a list"),
+    ],
+)
+def test_refuses(values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_options(Outer, values)
+
+
+def test_assignments() -> None:
+    parsed = parse_assignments(["a.b=1", "a.c=[1, 2]", "d=no", "a.b=2"])
+    assert parsed == {"a": {"b": 2, "c": [1, 2]}, "d": False}
+    for bad, message in (("ab", "key.sub=value"), ("=1", "key.sub=value"), ("a=[", "no YAML")):
+        with pytest.raises(InputError, match=message):
+            parse_assignments([bad])
+    with pytest.raises(InputError, match="already set"):
+        parse_assignments(["a=1", "a.b=2"])
+
+
+def test_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("ratio: 0.25\ninner:\n  size_px: 7\n")
+    values = read_options_file(tmp_path / "a.yaml")
+    assert build_options(Outer, values).inner.size_px == 7
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert read_options_file(tmp_path / "empty.yaml") == {}
+    for name, text, message in (
+        ("list.yaml", "- 1\n", "must hold 'option: value'"),
+        ("bad.yaml", "a: [", "no valid YAML"),
+        ("code.yaml", "a: !!python/object/apply:os.system ['true']", "no valid YAML"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_options_file(tmp_path / name)
+    with pytest.raises(InputError, match="no options file"):
+        read_options_file(tmp_path / "none.yaml")
+
+
+def test_merge_and_difference() -> None:
+    merged = merge_options({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 5}, "e": 6})
+    assert merged == {"a": {"b": 5, "c": 2}, "d": 3, "e": 6}
+    assert first_difference(merged, merged) is None
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b"
+    assert first_difference({"a": 1}, {"a": 1, "z": 2}) == "z"
+    plain = options_as_dict(Outer())
+    assert plain["inner"]["limits"] == [1.0, 2.0]
+    assert build_options(Outer, plain) == Outer()

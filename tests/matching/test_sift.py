@@ -1,0 +1,103 @@
+"""`matching.sift`: the contract of every matcher, and the block-wise search against a plain one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from matching import InputError, load_matcher, sift
+from matching.matcher import Matcher
+from matching.sift import mutual_ratio_matches
+from tests.matching.matcher_suite import MatcherSuite, textured
+
+
+@pytest.fixture(scope="module")
+def matcher() -> Matcher:
+    return load_matcher("sift")
+
+
+class TestSift(MatcherSuite):
+    pass
+
+
+def plain_mutual_ratio_matches(
+    descriptors0: np.ndarray, descriptors1: np.ndarray, max_ratio: float
+) -> set[tuple[int, int]]:
+    """The slow twin: one pair at a time, in float64."""
+    found = set()
+    if len(descriptors1) < 2:
+        return found
+    distance = np.linalg.norm(descriptors0[:, None] - descriptors1[None], axis=2)
+    for row, values in enumerate(distance):
+        column, second = np.argsort(values, kind="stable")[:2]
+        if distance[:, column].argmin() == row and values[column] < max_ratio * values[second]:
+            found.add((row, int(column)))
+    return found
+
+
+def unit(generator: np.random.Generator, *shape: int) -> np.ndarray:
+    values = generator.normal(size=shape)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "num0, num1", [(0, 5), (5, 0), (1, 1), (1, 2), (2, 1), (7, 3), (257, 130), (131, 401)]
+)
+@pytest.mark.parametrize("max_ratio", [0.8, 1.0])
+def test_blocks_agree_with_plain_search(
+    monkeypatch: pytest.MonkeyPatch, num0: int, num1: int, max_ratio: float
+) -> None:
+    generator = np.random.default_rng(num0 + num1)
+    descriptors1 = unit(generator, num1, 16)
+    descriptors0 = unit(generator, num0, 16)
+    shared = min(num0, num1) // 2  # half of them really correspond
+    noisy = descriptors1[:shared] + 0.05 * generator.normal(size=(shared, 16))
+    descriptors0[:shared] = noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
+    monkeypatch.setattr(sift, "_BLOCK_BYTES", 4 * max(num1, 1) * 10)  # 10 rows at a time
+    tensors = (torch.from_numpy(d).float() for d in (descriptors0, descriptors1))
+    rows, columns, ratios = mutual_ratio_matches(*tensors, max_ratio)
+    found = set(zip(rows.tolist(), columns.tolist(), strict=True))
+    assert found == plain_mutual_ratio_matches(descriptors0, descriptors1, max_ratio)
+    assert (ratios < max_ratio).all()
+    assert num0 < 100 or len(found) > 0
+
+
+def test_identical_descriptors_stay_one_to_one() -> None:
+    descriptors = torch.eye(4).repeat_interleave(2, 0)  # every row twice
+    rows, columns, _ = mutual_ratio_matches(descriptors, torch.eye(4), 0.9)
+    assert rows.tolist() == [0, 2, 4, 6] and columns.tolist() == [0, 1, 2, 3]
+
+
+def test_encode_many_keeps_order_and_reports_bad_photos(tmp_path: Path, matcher: Matcher) -> None:
+    sizes = [(80, 120), (90, 100), (64, 64)]
+    paths = []
+    for index, size in enumerate(sizes):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(textured(*size, seed=index)).save(paths[-1])
+    paths.insert(1, tmp_path / "bad.png")
+    paths[1].write_text("no image")
+    results = list(matcher.encode_many(paths))
+    error = results.pop(1)
+    assert isinstance(error, InputError) and "bad.png" in str(error)
+    for result, path, (height, width) in zip(results, [paths[0], *paths[2:]], sizes, strict=True):
+        assert not isinstance(result, InputError) and result.image_size == (width, height)
+        np.testing.assert_array_equal(result.keypoints, matcher.encode(path).keypoints)
+
+
+def test_fingerprint_follows_what_is_stored() -> None:
+    plain = load_matcher("sift").fingerprint
+    assert load_matcher("sift", options={"max_ratio": 0.7}).fingerprint == plain
+    assert load_matcher("sift", options={"max_num_features": 100}).fingerprint != plain
+
+
+def test_load_matcher_errors() -> None:
+    with pytest.raises(InputError, match="unknown matcher 'sfit'"):
+        load_matcher("sfit")
+    with pytest.raises(InputError, match=r"did you mean 'matcher\.max_ratio'"):
+        load_matcher("sift", options={"max_rato": 0.7})
+    with pytest.raises(InputError, match="max_ratio must be in"):
+        load_matcher("sift", options={"max_ratio": 1.5})
+    with pytest.raises(InputError, match="unknown device"):
+        load_matcher("sift", device="toaster")
