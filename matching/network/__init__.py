@@ -1,1 +1,15 @@
-"""The network family of MASt3R and DUSt3R."""
+"""The network family of MASt3R, DUSt3R and groundloc's small model."""
+
+from matching.network.config import NetworkConfig
+from matching.network.model import Encoding, PairNetwork
+from matching.network.prediction import EVERYTHING, NOTHING, Prediction, Want
+
+__all__ = [
+    "EVERYTHING",
+    "NOTHING",
+    "Encoding",
+    "NetworkConfig",
+    "PairNetwork",
+    "Prediction",
+    "Want",
+]
