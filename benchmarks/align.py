@@ -1,0 +1,189 @@
+"""Bring a map without metric scale into the frame of the truth, from the poses of its own images.
+
+The queries take no part: a localizer whose poses are wrong must not be able to hide it here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from benchmarks.metrics import camera_centers, rotation_errors_deg, translation_errors
+from matching.errors import InputError
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+_MIN_ARM = 0.05  # least weight of the rotations, see _fit; keeps exactly collinear centres solvable
+_OUTLIER_FACTOR = 5.0  # images this much worse than the median image are left out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alignment:
+    """A similarity from the map's frame to the truth's, and how well the map's images fit it.
+
+    Attributes:
+        truth_from_map: Scale, rotation and translation.
+        rms_translation_m: Of the centres of the images used, in the truth's units.
+        rms_rotation_deg: Of their rotations.
+        num_images: Images known to both.
+        num_used: Images the fit rests on; the others are outliers.
+    """
+
+    truth_from_map: pycolmap.Sim3d
+    rms_translation_m: float
+    rms_rotation_deg: float
+    num_images: int
+    num_used: int
+
+    def apply(self, cam_from_map: pycolmap.Rigid3d) -> pycolmap.Rigid3d:
+        """The pose of a camera in the truth's frame."""
+        return self.truth_from_map.transform_camera_world(cam_from_map)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``report.json``."""
+        return {
+            "scale": float(self.truth_from_map.scale),
+            "rms_translation_m": self.rms_translation_m,
+            "rms_rotation_deg": self.rms_rotation_deg,
+            "num_images": self.num_images,
+            "num_used": self.num_used,
+        }
+
+
+def align_poses(
+    map_poses: Mapping[str, pycolmap.Rigid3d], truth_poses: Mapping[str, pycolmap.Rigid3d]
+) -> Alignment:
+    """Fit a similarity to the images that both sides know, by centres and rotations.
+
+    Centres alone leave the rotation about their line open when they are (nearly) collinear, and
+    rotations alone are biased when an unknown principal point turned every camera of the map. How
+    much each counts is therefore taken from their residuals, until it no longer changes. The
+    rotation errors of a map share their cause, so all of them together count as one measurement.
+
+    Args:
+        map_poses: ``cam_from_map`` by image name.
+        truth_poses: ``cam_from_world`` by image name.
+
+    Raises:
+        InputError: Fewer than 2 common images, or all of them at one place.
+    """
+    names = sorted(set(map_poses) & set(truth_poses))
+    if len(names) < 2:
+        raise InputError(
+            f"cannot align: the map and the ground truth share {len(names)} images, 2 are needed"
+        )
+    source = pose_matrices([map_poses[name] for name in names])
+    target = pose_matrices([truth_poses[name] for name in names])
+    used = np.ones(len(names), bool)
+    similarity, translation, rotation = _fit_weighted(source, target, used)
+    # One image at a time, worst first: it goes if the others, fitted without it, disown it. A
+    # single far one bends the fit so much that its own residual looks harmless before.
+    while used.sum() > 2:
+        badness = np.maximum(
+            translation / max(float(np.median(translation[used])), 1e-6 * _spread(target)),
+            rotation / max(float(np.median(rotation[used])), 1e-6),
+        )
+        worst = int(np.argmax(np.where(used, badness, -1)))
+        rest = used.copy()
+        rest[worst] = False
+        fitted = _fit_weighted(source, target, rest)
+        far = fitted[1] > _OUTLIER_FACTOR * np.median(fitted[1][rest]) + 1e-6 * _spread(target)
+        turned = fitted[2] > _OUTLIER_FACTOR * np.median(fitted[2][rest]) + 1e-6
+        if not (far | turned)[worst]:
+            break
+        used, (similarity, translation, rotation) = rest, fitted
+    return Alignment(
+        truth_from_map=similarity,
+        rms_translation_m=_rms(translation[used]),
+        rms_rotation_deg=_rms(rotation[used]),
+        num_images=len(names),
+        num_used=int(used.sum()),
+    )
+
+
+def pose_matrices(poses: list[pycolmap.Rigid3d]) -> FloatArray:
+    """``cam_from_world`` as (N, 4, 4)."""
+    matrices = np.tile(np.eye(4), (len(poses), 1, 1))
+    for matrix, pose in zip(matrices, poses, strict=True):
+        matrix[:3] = pose.matrix()
+    return matrices
+
+
+def _fit_weighted(
+    source: FloatArray, target: FloatArray, used: BoolArray
+) -> tuple[pycolmap.Sim3d, FloatArray, FloatArray]:
+    """Alternate the fit and the weight of the rotations; it settles within ten rounds.
+
+    Returns:
+        The similarity, and the translation and rotation errors of all images, used or not.
+    """
+    spread = _spread(target[used])
+    arm = 1.0
+    for _ in range(30):
+        similarity = _fit(source[used], target[used], arm)
+        moved = _apply(similarity, source)
+        translation, rotation = (
+            translation_errors(moved, target),
+            rotation_errors_deg(moved, target),
+        )
+        angle = np.radians(_rms(rotation[used]))
+        if angle < 1e-12:  # exact rotations: any weight gives this answer
+            break
+        ratio = _rms(translation[used]) / spread / angle
+        new_arm = max(_MIN_ARM, ratio / np.sqrt(used.sum()))
+        if abs(new_arm - arm) < 1e-4 * arm:
+            break
+        arm = new_arm
+    return similarity, translation, rotation
+
+
+def _fit(source: FloatArray, target: FloatArray, arm: float) -> pycolmap.Sim3d:
+    """Least squares over centres and the ends of six arms along the axes of each camera.
+
+    Turning a camera by a small angle moves the ends of its arms by angle times arm, so the length
+    of the arms (in units of the centres' spread) is the weight of rotations against centres.
+    """
+    ends = []
+    for poses in (source, target):
+        centers = camera_centers(poses)
+        axes = poses[:, :3, :3] * (arm * _spread(poses))  # rows: the camera's axes in the world
+        ends.append(
+            np.concatenate(
+                [centers, *(centers + sign * axes[:, i] for i in range(3) for sign in (-1, 1))]
+            )
+        )
+    similarity = pycolmap.estimate_sim3d(*ends)
+    if similarity is None:
+        raise InputError(
+            "cannot align: the images that map and ground truth share fit no similarity"
+        )
+    return similarity
+
+
+def _apply(similarity: pycolmap.Sim3d, poses: FloatArray) -> FloatArray:
+    """`Alignment.apply` for many poses, (N, 4, 4)."""
+    rotation = similarity.rotation.matrix()
+    moved = poses.copy()
+    moved[:, :3, :3] = poses[:, :3, :3] @ rotation.T
+    centers = similarity.scale * (camera_centers(poses) @ rotation.T) + similarity.translation
+    moved[:, :3, 3] = -np.einsum("nij,nj->ni", moved[:, :3, :3], centers)
+    return moved
+
+
+def _spread(poses: FloatArray) -> float:
+    """RMS distance of the camera centres from their mean."""
+    centers = camera_centers(poses)
+    spread = _rms(np.linalg.norm(centers - centers.mean(axis=0), axis=-1))
+    if spread <= 1e-12 * np.abs(centers).max():
+        raise InputError(
+            "cannot align: all images that map and ground truth share are at one place"
+        )
+    return spread
+
+
+def _rms(values: FloatArray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
