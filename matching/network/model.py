@@ -77,7 +77,13 @@ class PairNetwork(nn.Module):
     """MASt3R and DUSt3R: parameters named as in the published checkpoints.
 
     A network of other stems or heads inherits and overrides `_build` and `embed`.
+
+    Attributes:
+        descriptor_stride: Image pixels per cell of the descriptor grid; cell (i, j) covers the
+            pixels from stride * i and stride * j on.
     """
+
+    descriptor_stride: int = 1
 
     downstream_head1: Head
     downstream_head2: Head
