@@ -201,34 +201,6 @@ def confident_matching_loss(
     return masked_mean(losses * confidence - alpha * confidence.log(), valid)
 
 
-def sample_bilinear(grid: Tensor, positions: Tensor) -> Tensor:
-    """Read a feature grid between its cells; positions outside take the border's values.
-
-    Args:
-        grid: Features, (B, H, W, D).
-        positions: Where to read, (B, N, 2) x, y in cells, centre of the first cell at (0, 0).
-
-    Returns:
-        Interpolated features, (B, N, D).
-    """
-    height, width, channels = grid.shape[1:]
-    x = positions[..., 0].clamp(0, width - 1)
-    y = positions[..., 1].clamp(0, height - 1)
-    left, top = x.floor().clamp_max(max(width - 2, 0)), y.floor().clamp_max(max(height - 2, 0))
-    weight_x, weight_y = (x - left)[..., None], (y - top)[..., None]
-    right = (left + 1).clamp_max(width - 1).long()
-    bottom = (top + 1).clamp_max(height - 1).long()
-    left, top = left.long(), top.long()
-    flat = grid.flatten(1, 2)  # (B, H*W, D)
-
-    def read(row: Tensor, column: Tensor) -> Tensor:
-        return flat.gather(1, (row * width + column)[..., None].expand(-1, -1, channels))
-
-    upper = read(top, left) * (1 - weight_x) + read(top, right) * weight_x
-    lower = read(bottom, left) * (1 - weight_x) + read(bottom, right) * weight_x
-    return upper * (1 - weight_y) + lower * weight_y
-
-
 def local_matching_loss(
     descriptors: Tensor,
     grid: Tensor,

@@ -1,0 +1,206 @@
+"""What the small network is trained for: the losses joined, and the numbers that are logged."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from matching.network.prediction import Prediction
+from matching.network.small import SmallNetwork
+from matching.subpixel import pixels_to_cells, sample_bilinear
+from matching.training.batch import PairBatch
+from matching.training.losses import (
+    confidence_weighted_loss,
+    info_nce,
+    local_matching_loss,
+    masked_mean,
+    match_odds_loss,
+    pointmap_errors,
+)
+from matching.training.samples import Correspondences
+
+METRIC_NAMES = (
+    *("loss", "matching", "accuracy", "local", "local_error_px", "odds"),
+    *("regression", "point_error", "retrieval", "retrieval_accuracy", "visible"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """Weights and constants of the joined loss."""
+
+    matching_weight: float = 1.0  # InfoNCE, mean over visible correspondences, nats
+    local_weight: float = 0.5  # cross-entropy inside the window, nats
+    local_error_weight: float = 0.5  # distance of the expected from the true place, cells
+    odds_weight: float = 0.2  # descriptor confidence as the odds of a right match
+    regression_weight: float = 0.3  # confidence-weighted point maps
+    retrieval_weight: float = 0.1  # global descriptors, the pair against the batch
+    temperature: float = 0.05  # of InfoNCE and of the window
+    retrieval_temperature: float = 0.07
+    local_radius_cells: int = 3  # half the side of the window
+    local_jitter_cells: int = 1  # how far the window's centre may be from the truth's cell
+    right_within_px: float = 3.0  # a match is right for the confidence up to this error
+    max_distance: float = 20.0  # targets beyond this many times the pair's median are not regressed
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "retrieval_temperature", "right_within_px", "max_distance"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        if self.local_radius_cells < 1 or self.local_jitter_cells < 0:
+            raise ValueError(
+                f"local_radius_cells must be >= 1, local_jitter_cells >= 0, got "
+                f"{self.local_radius_cells} and {self.local_jitter_cells}"
+            )
+
+
+class _Maps(NamedTuple):
+    """A prediction of which nothing is missing."""
+
+    pointmap: Tensor
+    confidence: Tensor
+    descriptors: Tensor
+    descriptor_confidence: Tensor
+
+    @staticmethod
+    def of(view: Prediction) -> "_Maps":
+        values = [getattr(view, name) for name in _Maps._fields]
+        if any(value is None for value in values):
+            raise ValueError("training needs point maps and descriptors of both views")
+        return _Maps(*values)
+
+
+def joined_loss(
+    view0: Prediction,
+    view1: Prediction,
+    global_descriptors: Tensor,
+    batch: PairBatch,
+    correspondences: Correspondences,
+    options: LossOptions,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The training loss of a batch.
+
+    Args:
+        view0: Prediction of the pairs' image 0.
+        view1: Prediction of their image 1; points in camera 0.
+        global_descriptors: (B, 2, G).
+        batch: The rendered pairs with their geometry.
+        correspondences: From `matching.training.samples.sample_correspondences`.
+        options: Weights and constants.
+        generator: For the jitter of the windows, on the batch's device.
+
+    Returns:
+        The loss, and the metrics of `METRIC_NAMES` as one detached vector, both on the device.
+    """
+    maps0, maps1 = _Maps.of(view0), _Maps.of(view1)
+    visible = correspondences.visible
+    cells0 = pixels_to_cells(correspondences.positions0 + 0.5, SmallNetwork.descriptor_stride)
+    cells1 = pixels_to_cells(correspondences.positions1 + 0.5, SmallNetwork.descriptor_stride)
+    descriptors0 = F.normalize(sample_bilinear(maps0.descriptors, cells0), dim=-1)  # (B, N, D)
+    descriptors1 = F.normalize(sample_bilinear(maps1.descriptors, cells1), dim=-1)
+
+    losses = info_nce(descriptors0, descriptors1, temperature=options.temperature)
+    matching = masked_mean(losses, visible)
+    right0, right1 = _found(descriptors0, descriptors1, correspondences, options.right_within_px)
+    accuracy = masked_mean((right0 & right1).float(), visible)
+    odds = _odds(maps0, cells0, right0 & visible) + _odds(maps1, cells1, right1 & visible)
+
+    local = local_error = torch.zeros((), device=visible.device)
+    for own, other, cells in (
+        (descriptors0, maps1.descriptors, cells1),
+        (descriptors1, maps0.descriptors, cells0),
+    ):
+        shape = (*cells.shape[:-1], 2)
+        jitter = torch.rand(shape, device=cells.device, generator=generator)
+        reach = options.local_jitter_cells
+        centers = cells.round().long() + (jitter * (2 * reach + 1)).long() - reach
+        cross_entropy, error = local_matching_loss(
+            own,
+            other,
+            cells,
+            visible,
+            centers=centers,
+            radius=options.local_radius_cells,
+            temperature=options.temperature,
+        )
+        local, local_error = local + cross_entropy / 2, local_error + error / 2
+
+    regression, point_error = _regression(maps0, maps1, batch, options.max_distance)
+    retrieval, retrieval_accuracy = _retrieval(global_descriptors, visible, options)
+    loss = (
+        options.matching_weight * matching
+        + options.local_weight * local
+        + options.local_error_weight * local_error
+        + options.odds_weight * odds
+        + options.regression_weight * regression
+        + options.retrieval_weight * retrieval
+    )
+    metrics = torch.stack(
+        [
+            *(loss, matching, accuracy, local, local_error * SmallNetwork.descriptor_stride, odds),
+            *(regression, point_error, retrieval, retrieval_accuracy, visible.float().mean()),
+        ]
+    )
+    return loss, metrics.detach()
+
+
+def chance_level(count: int) -> float:
+    """InfoNCE of descriptors that know nothing, among ``count`` correspondences, nats."""
+    return 2 * math.log(count)
+
+
+@torch.no_grad()
+def _found(
+    descriptors0: Tensor, descriptors1: Tensor, truth: Correspondences, within_px: float
+) -> tuple[Tensor, Tensor]:
+    """Whether each place's best match among all sampled places lies where it should."""
+    similarity = descriptors0 @ descriptors1.mT
+    best1 = truth.positions1.gather(1, similarity.argmax(2)[..., None].expand(-1, -1, 2))
+    best0 = truth.positions0.gather(1, similarity.argmax(1)[..., None].expand(-1, -1, 2))
+    return (
+        (best1 - truth.positions1).norm(dim=-1) < within_px,
+        (best0 - truth.positions0).norm(dim=-1) < within_px,
+    )
+
+
+def _odds(maps: _Maps, cells: Tensor, is_right: Tensor) -> Tensor:
+    height, width = maps.descriptor_confidence.shape[1:]
+    x, y = cells[..., 0], cells[..., 1]
+    # places that are not in this image have no confidence to teach
+    inside = (x >= -0.5) & (y >= -0.5) & (x <= width - 0.5) & (y <= height - 0.5)
+    confidence = sample_bilinear(maps.descriptor_confidence[..., None], cells)[..., 0]
+    return match_odds_loss(confidence, is_right, inside) / 2
+
+
+def _regression(
+    maps0: _Maps, maps1: _Maps, batch: PairBatch, max_distance: float
+) -> tuple[Tensor, Tensor]:
+    cam0_from_cam1 = torch.linalg.inv(batch.cam1_from_cam0.float())
+    target0 = batch.pointmaps[:, 0]
+    rotation, translation = cam0_from_cam1[:, None, :3, :3], cam0_from_cam1[:, None, None, :3, 3]
+    target1 = batch.pointmaps[:, 1] @ rotation.mT + translation
+    # a few far pixels would set the scale of the pair
+    norm0, norm1 = target0.norm(dim=-1), target1.norm(dim=-1)
+    reach = max_distance * norm0.flatten(1)[:, ::16].median(1).values[:, None, None]
+    valid0, valid1 = batch.valid[:, 0] & (norm0 < reach), batch.valid[:, 1] & (norm1 < reach)
+    errors0, errors1 = pointmap_errors(
+        maps0.pointmap, maps1.pointmap, target0, target1, valid0, valid1
+    )
+    loss = confidence_weighted_loss(errors0, maps0.confidence, valid0)
+    loss = loss + confidence_weighted_loss(errors1, maps1.confidence, valid1)
+    error = masked_mean(errors0.detach(), valid0) + masked_mean(errors1.detach(), valid1)
+    return loss, error / 2
+
+
+def _retrieval(descriptors: Tensor, visible: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
+    """The images of a pair find each other among the batch; every pair is another place."""
+    similarity = descriptors[:, 0] @ descriptors[:, 1].mT / options.retrieval_temperature
+    truth = torch.arange(len(similarity), device=similarity.device)
+    losses = F.cross_entropy(similarity, truth, reduction="none")
+    losses = losses + F.cross_entropy(similarity.mT, truth, reduction="none")
+    overlaps = visible.float().mean(1) > 0.1  # images with nothing in common need not be similar
+    found = (similarity.argmax(1) == truth).float()
+    return masked_mean(losses / 2, overlaps), masked_mean(found, overlaps)

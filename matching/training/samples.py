@@ -1,0 +1,129 @@
+"""Correspondences for the losses, drawn from the exact geometry of a batch of rendered pairs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from matching.training.batch import PairBatch
+
+_MIN_DEPTH_M = 0.05
+_SAME_SURFACE = 0.02  # relative depth; a grazing surface changes by about this much within a pixel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correspondences:
+    """N places a pair, seen in both images where ``visible``.
+
+    Positions are x, y in pixels with the centre of the top-left pixel at (0, 0), as feature grids
+    index; each is a whole pixel in one image and exact, between pixels, in the other.
+    """
+
+    positions0: Tensor  # (B, N, 2) float32
+    positions1: Tensor  # (B, N, 2) float32; anywhere where not visible
+    visible: Tensor  # (B, N) bool
+
+
+def project(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Carry pixels of one image to the other through the true geometry.
+
+    Args:
+        batch: The rendered pairs.
+        source: The image the pixels lie in, 0 or 1.
+        pixels: Whole pixels, (B, N, 2) int64 x, y.
+
+    Returns:
+        Exact positions in the other image, (B, N, 2) float32, first pixel centre at (0, 0), and
+        whether the other image sees the same surface there, (B, N) bool.
+    """
+    height, width = batch.valid.shape[-2:]
+    target = 1 - source
+    target_from_source = batch.cam1_from_cam0.float()
+    if source == 1:
+        target_from_source = torch.linalg.inv(target_from_source)
+    index = pixels[..., 1] * width + pixels[..., 0]
+    points = _gather(batch.pointmaps[:, source], index)  # (B, N, 3)
+    points = points @ target_from_source[:, :3, :3].mT + target_from_source[:, None, :3, 3]
+    depth = points[..., 2]
+    image = points @ batch.K[:, target].mT
+    positions = image[..., :2] / depth.clamp_min(_MIN_DEPTH_M)[..., None] - 0.5
+    nearest = positions.round()
+    bounds = torch.tensor([width - 1, height - 1], device=positions.device)
+    inside = ((nearest >= 0) & (nearest <= bounds)).all(-1)
+    nearest = nearest.nan_to_num(0).clamp_min(0).minimum(bounds).long()
+    target_index = nearest[..., 1] * width + nearest[..., 0]
+    seen_depth = _gather(batch.pointmaps[:, target], target_index)[..., 2]
+    visible = (
+        inside
+        & (depth > _MIN_DEPTH_M)
+        & batch.valid[:, source].flatten(1).gather(1, index)
+        & batch.valid[:, target].flatten(1).gather(1, target_index)
+        & ((seen_depth - depth).abs() < _SAME_SURFACE * depth)
+    )
+    # an unseen place may project anywhere; keep it finite
+    return positions.nan_to_num(0).clamp(-1e4, 1e4), visible
+
+
+def sample_correspondences(
+    batch: PairBatch,
+    count: int,
+    *,
+    window: int = 4,
+    spacing_px: int = 2,
+    generator: torch.Generator | None = None,
+) -> Correspondences:
+    """Draw correspondences, spread over the images and in tight windows.
+
+    Places spread over an image are far from each other, so contrasting them teaches recognition
+    but not localisation. Half of the places therefore come in square windows of close neighbours,
+    which are each other's negatives; an eighth are random pixels, most often unseen in the other
+    image, that teach doubt. Both images take turns as the one with whole pixels.
+
+    Args:
+        batch: The rendered pairs.
+        count: Places a pair; half of them start in each image.
+        window: Places along a side of a window.
+        spacing_px: Distance of neighbours in a window.
+        generator: Random numbers on the batch's device.
+
+    Returns:
+        ``count`` correspondences a pair, fewer where ``count`` is no multiple of what a pair of
+        windows needs.
+    """
+    num_windows = max(count // 4 // window**2, 1)
+    num_random = count // 16
+    num_spread = max(count // 2 - num_windows * window**2 - num_random, 1)
+    height, width = batch.valid.shape[-2:]
+    num_pairs, num_given = batch.visible.shape
+    device = batch.valid.device
+
+    def random(*size: int) -> Tensor:
+        return torch.rand(*size, device=device, generator=generator)
+
+    # the visible ones come first; a pair with none gets its first pixels, which stay invisible
+    num_visible = batch.visible.sum(1, keepdim=True).clamp_min(1)
+    steps = (torch.arange(window, device=device) - (window - 1) / 2).mul(spacing_px).round().long()
+    grid_y, grid_x = torch.meshgrid(steps, steps, indexing="ij")
+    offsets = torch.stack([grid_x.flatten(), grid_y.flatten()], -1)  # (window**2, 2)
+    size = torch.tensor([width, height], device=device)
+    sides = []
+    for source, given in enumerate((batch.pixels0, batch.pixels1)):
+        choice = (random(num_pairs, num_spread + num_windows) * num_visible).long()
+        chosen = given.gather(1, choice.clamp_max(num_given - 1)[..., None].expand(-1, -1, 2))
+        spread, anchors = chosen[:, :num_spread], chosen[:, num_spread:]
+        windows = (anchors[:, :, None] + offsets).flatten(1, 2)
+        anywhere = (random(num_pairs, num_random, 2) * size).long()
+        pixels = torch.cat([spread, windows, anywhere], 1).clamp_min(0).minimum(size - 1)
+        positions, visible = project(batch, source, pixels)
+        sides.append((pixels.float(), positions, visible))
+    (own0, other0, visible0), (own1, other1, visible1) = sides
+    return Correspondences(
+        positions0=torch.cat([own0, other1], 1),
+        positions1=torch.cat([other0, own1], 1),
+        visible=torch.cat([visible0, visible1], 1),
+    )
+
+
+def _gather(maps: Tensor, index: Tensor) -> Tensor:
+    """Rows of (B, H, W, C) maps at flat pixel indices (B, N)."""
+    return maps.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, maps.shape[-1]))
