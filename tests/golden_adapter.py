@@ -6,10 +6,20 @@ python ../shared/golden/check_golden.py --impl tests.golden_adapter:impl --keys 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from matching.focal import focal_from_pointmap
+from matching.images import read_image
 from matching.network import NetworkConfig, PairNetwork
+from matching.preprocess import (
+    NetworkFrame,
+    fit_to_patches,
+    fit_to_trained_size,
+    to_network_tensor,
+)
 
 _cached: tuple[int, NetworkConfig, PairNetwork] | None = None
 
@@ -62,3 +72,44 @@ def impl(
             out[f"desc_{view}"] = prediction.descriptors
             out[f"desc_conf_{view}"] = prediction.descriptor_confidence
     return out
+
+
+def load_images(
+    path: str, size: int, patch_size: int, square_ok: bool
+) -> tuple[Tensor, tuple[int, int]]:
+    fitted = fit_to_patches(read_image(path), size, patch_size=patch_size, square_ok=square_ok)
+    assert fitted is not None
+    image, frame = fitted
+    return to_network_tensor(image), frame.image_size[::-1]
+
+
+def visloc_resize(
+    img: NDArray[np.float32], maxdim: int, antialias: bool
+) -> tuple[Tensor, NDArray[np.float64], NDArray[np.float64]]:
+    resized, frame = fit_to_trained_size(torch.from_numpy(img), maxdim, antialias=antialias)
+    to_rescaled = frame.camera_matrix(np.eye(3))
+    return resized, to_rescaled, np.linalg.inv(to_rescaled)
+
+
+def rescale_points(
+    pts2d: NDArray[np.float64],
+    pts3d: NDArray[np.float32],
+    to_rescaled: NDArray[np.float64],
+    height: int,
+    width: int,
+) -> tuple[Any, Any, Any, Any]:
+    to_orig = np.linalg.inv(to_rescaled)
+    frame = NetworkFrame(
+        image_size=(width, height),
+        scale=(to_orig[0, 0], to_orig[1, 1]),
+        offset=(to_orig[0, 2], to_orig[1, 2]),
+    )
+    pixels, inside = frame.nearest_pixels(pts2d + 0.5)
+    kept = pixels[inside]
+    pointmap = np.full((height, width, 3), np.nan, np.float32)
+    pointmap[kept[:, 1], kept[:, 0]] = pts3d[inside]
+    return frame.to_network(pts2d + 0.5), kept, pointmap, np.isfinite(pointmap).all(-1)
+
+
+def focal(pts3d: Tensor, pp: Tensor, mode: Any, min_focal: float, max_focal: float) -> Tensor:
+    return focal_from_pointmap(pts3d, pp, mode=mode, min_focal=min_focal, max_focal=max_focal)

@@ -1,0 +1,170 @@
+"""Photos to network size, as the published networks were fed, and the way back to photo pixels.
+
+Two published ways: `fit_to_patches` resizes with Pillow and crops to multiples of the patch;
+`fit_to_trained_size` crops to one of the aspect ratios of the training and resizes with
+antialiasing. Positions have the centre of the top-left pixel at (0.5, 0.5) on both sides, so the
+way between photo and network image is a scale and a shift.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from matching.errors import InputError
+
+# (width, height) of landscape images the published networks were trained with, by long side
+TRAINED_SIZES = {
+    512: ((512, 384), (512, 336), (512, 288), (512, 256), (512, 160)),
+    224: ((224, 224),),
+}
+_SAME_RATIO = 1.19e-7  # float32's epsilon: closer ratios count as equal
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFrame:
+    """Where a network image lies in its photo.
+
+    Attributes:
+        image_size: (width, height) of the network image.
+        scale: Photo pixels per network pixel along x and y.
+        offset: Photo position of the network image's top-left corner, x, y.
+    """
+
+    image_size: tuple[int, int]
+    scale: tuple[float, float]
+    offset: tuple[float, float]
+
+    def to_photo(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Positions in the network image to positions in the photo, (N, 2) x, y."""
+        return np.asarray(points, np.float64) * self.scale + self.offset
+
+    def to_network(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Positions in the photo to positions in the network image, (N, 2) x, y."""
+        return (np.asarray(points, np.float64) - self.offset) / self.scale
+
+    def nearest_pixels(
+        self, points: NDArray[np.floating]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The network pixels that hold positions of the photo.
+
+        Args:
+            points: Positions in the photo, (N, 2) x, y.
+
+        Returns:
+            Pixels counted from 0, (N, 2) x, y, ties to even; and which of them exist, (N,).
+        """
+        pixels = np.rint(self.to_network(points) - 0.5).astype(np.int64)
+        inside = np.all((pixels >= 0) & (pixels < self.image_size), axis=1)
+        return pixels, inside
+
+    def camera_matrix(self, K: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Intrinsics (3, 3) of the photo as those of the network image."""
+        (sx, sy), (ox, oy) = self.scale, self.offset
+        network_from_photo = np.array([[1 / sx, 0, -ox / sx], [0, 1 / sy, -oy / sy], [0, 0, 1]])
+        return network_from_photo @ K
+
+
+def fit_to_patches(
+    image: NDArray[np.uint8], long_side: int, *, patch_size: int = 16, square_ok: bool = False
+) -> tuple[NDArray[np.uint8], NetworkFrame] | None:
+    """Resize by Pillow to the long side and crop the centre to multiples of the patch.
+
+    Args:
+        image: Upright RGB, (H, W, 3).
+        long_side: Long side after resizing, pixels. 224 makes a square of 224 pixels.
+        patch_size: The crop's sides are multiples of it, pixels.
+        square_ok: Leave square images square; the published default crops them to 4:3.
+
+    Returns:
+        The network image (h, w, 3) uint8 and its frame; None if a side is shorter than a patch.
+    """
+    height, width = image.shape[:2]
+    longest = max(width, height)
+    target = long_side
+    if long_side == 224:  # here the short side counts
+        target = round(224 * max(width / height, height / width))
+    new_width = round(width * target / longest)
+    new_height = round(height * target / longest)
+    cx, cy = new_width // 2, new_height // 2
+    if long_side == 224:
+        half_width = half_height = float(min(cx, cy))
+    else:
+        half_width = (2 * cx) // patch_size * patch_size / 2
+        half_height = (2 * cy) // patch_size * patch_size / 2
+        if new_width == new_height and not square_ok:
+            half_height = 3 * half_width / 4
+    box = tuple(
+        round(edge)
+        for edge in (cx - half_width, cy - half_height, cx + half_width, cy + half_height)
+    )
+    if box[2] - box[0] < patch_size or box[3] - box[1] < patch_size:
+        return None
+    kernel = Image.Resampling.LANCZOS if longest > target else Image.Resampling.BICUBIC
+    resized = Image.fromarray(image).resize((new_width, new_height), kernel).crop(box)
+    scale = (width / new_width, height / new_height)
+    frame = NetworkFrame(
+        image_size=resized.size,
+        scale=scale,
+        offset=(box[0] * scale[0], box[1] * scale[1]),
+    )
+    return np.array(resized), frame
+
+
+def to_network_tensor(image: NDArray[np.uint8]) -> Tensor:
+    """RGB bytes (h, w, 3) to the network's values, (3, h, w) float32 in [-1, 1]."""
+    values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return (values.to(torch.float32).div(255) - 0.5) / 0.5
+
+
+def fit_to_trained_size(
+    image: Tensor, long_side: int, *, antialias: bool = True
+) -> tuple[Tensor, NetworkFrame]:
+    """Crop the centre to the nearest aspect ratio of the training and resize to that size.
+
+    Args:
+        image: (3, H, W) float32.
+        long_side: 512 or 224.
+        antialias: As the published loader with its present libraries; False as with older ones.
+
+    Returns:
+        The network image (3, h, w) and its frame.
+
+    Raises:
+        InputError: A long side without known sizes.
+    """
+    if long_side not in TRAINED_SIZES:
+        raise InputError(
+            f"no trained image sizes are known for a long side of {long_side} pixels (known: "
+            f"{', '.join(map(str, TRAINED_SIZES))})"
+        )
+    height, width = image.shape[-2:]
+    sizes = TRAINED_SIZES[long_side]
+    if (max(width, height), min(width, height)) in sizes:
+        return image, NetworkFrame(image_size=(width, height), scale=(1, 1), offset=(0, 0))
+    if width < height:
+        sizes = tuple((short, long) for long, short in sizes)
+    new_width, new_height = min(sizes, key=lambda size: abs(size[0] / size[1] - width / height))
+    ratio = new_width / new_height
+    crop_width, crop_height = width, height
+    if abs(width / height - ratio) >= _SAME_RATIO:
+        if width / height < ratio:
+            crop_height = int(width / ratio)
+        else:
+            crop_width = int(height * ratio)
+    # the pixels of an odd difference cannot be halved: the published transforms keep the half
+    left, top = round((width - crop_width) / 2), round((height - crop_height) / 2)
+    cropped = image[:, top : top + crop_height, left : left + crop_width]
+    resized = F.interpolate(
+        cropped[None], (new_height, new_width), mode="bilinear", antialias=antialias
+    )[0]
+    frame = NetworkFrame(
+        image_size=(new_width, new_height),
+        scale=(crop_width / new_width, crop_height / new_height),
+        offset=((width - crop_width) / 2, (height - crop_height) / 2),
+    )
+    return resized, frame
