@@ -1,0 +1,365 @@
+"""`evaluate`: poses against the truth. Works on files alone, so metrics rerun without a map."""
+
+import copy
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from benchmarks.align import Alignment, align_poses, pose_matrices
+from benchmarks.datasets.image_lists import read_photo_list
+from benchmarks.metrics import (
+    average_precision,
+    recall_within,
+    rotation_errors_deg,
+    translation_errors,
+    vcre_px,
+)
+from benchmarks.report import QueryScore, Report
+from localize.results import Localization, read_poses, read_results
+from mapping.cameras import read_camera_list, read_model
+from mapping.map import Map
+from matching.errors import InputError
+from matching.files import PathLike, existing_file
+from matching.options import options_as_dict
+
+FloatArray = NDArray[np.float64]
+Poses = Mapping[str, pycolmap.Rigid3d]
+Results = Mapping[str, Localization] | Poses | PathLike
+GroundTruth = pycolmap.Reconstruction | Poses | PathLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What is counted as right."""
+
+    # (metres, degrees) of the recalls; both must hold
+    thresholds: tuple[tuple[float, float], ...] = (
+        (0.05, 0.5),
+        (0.25, 2.0),
+        (0.5, 5.0),
+        (5.0, 10.0),
+    )
+    # of VCRE precision and AUC; None: a tenth of each photo's diagonal, 90 px at 540 x 720
+    max_vcre_px: float | None = None
+    max_translation_m: float = 0.25  # of pose precision and AUC, with the next
+    max_rotation_deg: float = 5.0
+    # False: the truth is known up to scale only, so that distances, recall and VCRE mean nothing
+    metric_truth: bool = True
+
+    def __post_init__(self) -> None:
+        if not all(m > 0 and deg > 0 for m, deg in self.thresholds):
+            raise ValueError(f"thresholds must be pairs of positive numbers, got {self.thresholds}")
+        for name in ("max_vcre_px", "max_translation_m", "max_rotation_deg"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be > 0, got {value}")
+
+
+def evaluate(
+    results: Results,
+    ground_truth: GroundTruth,
+    *,
+    queries: Sequence[str] | PathLike | None = None,
+    cameras: Mapping[str, pycolmap.Camera] | PathLike | None = None,
+    align_map: Map | GroundTruth | None = None,
+    options: EvaluationOptions | None = None,
+) -> Report:
+    """Score poses against the truth. A query without a pose counts as an infinite error.
+
+    Args:
+        results: What `Localizer.localize_all` returned, ``cam_from_world`` by name, or a file:
+            ``results.jsonl``, or ``poses.txt`` (confidence and failures are then read from a
+            ``results.jsonl`` beside it, if there is one).
+        ground_truth: A COLMAP model (its folder or loaded) or a poses file or dict. A model also
+            gives the intrinsics that VCRE needs.
+        queries: Names (or a list file) of all queries, those without a pose among them. By
+            default the names in the results; for poses alone, which do not tell of failures, all
+            names of the truth.
+        cameras: Intrinsics of the queries for VCRE, by name or as a list file, if the truth has
+            none; else the results' own cameras are taken.
+        align_map: Only if given, a similarity from the map's frame to the truth's is fitted to the
+            map's own images (never to the queries) and applied first: for maps without metric
+            scale. The map, or its poses in any form that the truth may have.
+        options: Thresholds.
+
+    Raises:
+        InputError: A file is missing or wrong, or results and truth have no name in common.
+    """
+    options = options or EvaluationOptions()
+    truth, truth_cameras = _read_truth(ground_truth)
+    found = _read_results(results)
+    names, notes = _scored_names(found, truth, queries)
+    alignment = None
+    if align_map is not None:
+        alignment = align_poses(_map_poses(align_map), truth)
+    cameras = read_camera_list(cameras) if isinstance(cameras, str | os.PathLike) else cameras
+    cameras = {
+        **{n: r.camera for n, r in found.items() if r.camera is not None},
+        **truth_cameras,
+        **(cameras or {}),
+    }
+    errors = _errors(names, found, truth, cameras, alignment)
+    if not options.metric_truth:
+        spread = _spread(truth)
+        notes.append(
+            "the ground truth has no metric scale: translation errors are in its own units (its "
+            f"cameras spread {spread:.4g} units, RMS, around their centre); recall and VCRE, which "
+            "need metres, are left out"
+        )
+    if alignment is not None:
+        notes.append(
+            f"aligned to the truth by a similarity fitted to {alignment.num_used} of "
+            f"{alignment.num_images} common map images"
+        )
+    scores = [_query_score(found.get(n), n, errors, i, options) for i, n in enumerate(names)]
+    return Report(
+        num_queries=len(names),
+        num_localized=sum(score.success for score in scores),
+        median_translation_error_m=_median(errors.translation),
+        median_rotation_error_deg=_median(errors.rotation_deg),
+        mean_translation_error_m=_finite_mean(errors.translation),
+        mean_rotation_error_deg=_finite_mean(errors.rotation_deg),
+        seconds_per_query=_mean_seconds(scores),
+        alignment=None if alignment is None else alignment.to_dict(),
+        options={"evaluation": options_as_dict(options)},
+        per_query=scores,
+        notes=notes,
+        **(_metric_scores(errors, scores, options) if options.metric_truth else {}),
+    )
+
+
+def report_without_truth(results: Mapping[str, Localization]) -> Report:
+    """A report of what localization said, for queries whose poses nobody knows."""
+    scores = [
+        QueryScore(
+            name=name,
+            success=result.success,
+            reason=result.reason,
+            confidence=result.confidence,
+            num_inliers=result.num_inliers,
+            num_matches=result.num_matches,
+            seconds=_seconds(result),
+        )
+        for name, result in results.items()
+    ]
+    return Report(
+        num_queries=len(scores),
+        num_localized=sum(score.success for score in scores),
+        seconds_per_query=_mean_seconds(scores),
+        per_query=scores,
+        notes=["no ground truth: nothing here says whether a pose is right"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A pose and what is known about it; plain poses know nothing more."""
+
+    cam_from_world: pycolmap.Rigid3d | None
+    camera: pycolmap.Camera | None = None
+    result: Localization | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Errors:
+    """Errors per query, (N,), infinite without a pose; the diagonal is NaN without intrinsics."""
+
+    translation: FloatArray
+    rotation_deg: FloatArray
+    vcre: FloatArray
+    diagonal_px: FloatArray
+
+
+def _read_truth(
+    ground_truth: GroundTruth,
+) -> tuple[Poses, Mapping[str, pycolmap.Camera]]:
+    if isinstance(ground_truth, str | os.PathLike):
+        if not Path(ground_truth).is_dir():
+            return read_poses(existing_file(ground_truth, "ground truth (model or poses file)")), {}
+        ground_truth = read_model(ground_truth)
+    if not isinstance(ground_truth, pycolmap.Reconstruction):
+        return ground_truth, {}
+    images = [image for image in ground_truth.images.values() if image.has_pose]
+    # Copies, because the cameras die with the reconstruction.
+    cameras = {i.camera_id: copy.copy(i.camera) for i in images}
+    return (
+        {image.name: image.cam_from_world() for image in images},
+        {image.name: cameras[image.camera_id] for image in images},
+    )
+
+
+def _map_poses(align_map: Map | GroundTruth) -> Poses:
+    if isinstance(align_map, Map):
+        return _read_truth(align_map.reconstruction)[0]
+    if isinstance(align_map, str | os.PathLike) and (Path(align_map) / "map.json").is_file():
+        return _read_truth(Map.open(align_map).reconstruction)[0]
+    return _read_truth(align_map)[0]
+
+
+def _read_results(results: Results) -> dict[str, _Found]:
+    if isinstance(results, str | os.PathLike):
+        file = existing_file(results, "results or poses file")
+        if file.suffix == ".jsonl":
+            results = read_results(file)
+        else:
+            beside = file.with_name("results.jsonl")
+            poses = read_poses(file)
+            details = read_results(beside) if beside.is_file() else {}
+            localized = {name for name, result in details.items() if result.success}
+            if details and localized != set(poses):
+                name = sorted(localized ^ set(poses))[0]
+                raise InputError(
+                    f"'{file}' and '{beside}' are not of the same run: they differ in '{name}'; "
+                    "evaluate one of them apart from the other"
+                )
+            results = details or poses
+    return {
+        name: _Found(cam_from_world=r.cam_from_world, camera=r.camera, result=r)
+        if isinstance(r, Localization)
+        else _Found(cam_from_world=r)
+        for name, r in results.items()
+    }
+
+
+def _scored_names(
+    found: Mapping[str, _Found],
+    truth: Poses,
+    queries: Sequence[str] | PathLike | None,
+) -> tuple[list[str], list[str]]:
+    """All names in the denominator, and notes on what was left out."""
+    notes = []
+    if queries is not None:
+        is_file = isinstance(queries, str | os.PathLike)
+        names = list(read_photo_list(queries) if is_file else queries)  # type: ignore[arg-type]
+        unasked = [name for name in found if name not in set(names)]
+        if unasked:
+            notes.append(f"{len(unasked)} results are of no query and were ignored: {unasked[0]}")
+    elif any(f.result is not None for f in found.values()):
+        names = list(found)
+    else:
+        names = sorted(truth)
+        notes.append(
+            f"a poses file does not tell of failed queries: all {len(names)} images of the ground "
+            "truth count as queries"
+        )
+    unknown = [name for name in names if name not in truth]
+    if unknown and len(unknown) == len(names):
+        raise InputError(
+            f"no query has a pose in the ground truth: queries are named like '{names[0]}', the "
+            f"truth's images like '{next(iter(truth), '')}'"
+        )
+    if unknown:
+        notes.append(
+            f"{len(unknown)} queries have no ground truth and are not scored: {unknown[0]}"
+        )
+    if not names:
+        raise InputError("nothing to evaluate: there are no queries")
+    return [name for name in names if name in truth], notes
+
+
+def _errors(
+    names: Sequence[str],
+    found: Mapping[str, _Found],
+    truth: Poses,
+    cameras: Mapping[str, pycolmap.Camera],
+    alignment: Alignment | None,
+) -> _Errors:
+    translation, rotation_deg, vcre, diagonal = (np.full(len(names), np.inf) for _ in range(4))
+    for i, name in enumerate(names):
+        pose = found[name].cam_from_world if name in found else None
+        if pose is None:
+            continue
+        if alignment is not None:
+            pose = alignment.apply(pose)
+        estimated, true = pose_matrices([pose]), pose_matrices([truth[name]])
+        translation[i] = translation_errors(estimated, true)[0]
+        rotation_deg[i] = rotation_errors_deg(estimated, true)[0]
+        camera = cameras.get(name)
+        if camera is None:
+            vcre[i] = diagonal[i] = np.nan
+            continue
+        size = np.array([[camera.width, camera.height]])
+        vcre[i] = vcre_px(estimated, true, camera.calibration_matrix()[None], size)[0]
+        diagonal[i] = np.hypot(camera.width, camera.height)
+    return _Errors(
+        translation=translation, rotation_deg=rotation_deg, vcre=vcre, diagonal_px=diagonal
+    )
+
+
+def _metric_scores(
+    errors: _Errors, scores: Sequence[QueryScore], options: EvaluationOptions
+) -> dict[str, Any]:
+    answered = np.array([score.success for score in scores], bool)
+    # Poses without a confidence are one block: the AUC is then the precision.
+    confidence = np.array([s.confidence or 0.0 for s in scores], np.float64)[answered]
+    total = len(scores)
+
+    def precision_and_auc(accepted: NDArray[np.bool_]) -> tuple[float, float]:
+        return float(accepted.mean()), average_precision(confidence, accepted[answered], total)
+
+    values: dict[str, Any] = {
+        "recall": {
+            f"{m:g}m_{deg:g}deg": recall_within(errors.translation, errors.rotation_deg, m, deg)
+            for m, deg in options.thresholds
+        }
+    }
+    values["pose_precision"], values["pose_auc"] = precision_and_auc(
+        (errors.translation < options.max_translation_m)
+        & (errors.rotation_deg < options.max_rotation_deg)
+    )
+    if not np.isnan(errors.diagonal_px).any():
+        limit = options.max_vcre_px or 0.1 * errors.diagonal_px
+        values["median_vcre_px"] = _median(errors.vcre)
+        values["vcre_precision"], values["vcre_auc"] = precision_and_auc(errors.vcre < limit)
+    return values
+
+
+def _query_score(
+    found: _Found | None, name: str, errors: _Errors, row: int, options: EvaluationOptions
+) -> QueryScore:
+    success = found is not None and found.cam_from_world is not None
+    result = None if found is None else found.result
+    vcre = float(errors.vcre[row])
+    return QueryScore(
+        name=name,
+        success=success,
+        reason=result.reason if result is not None else "" if success else "no pose given",
+        translation_error_m=float(errors.translation[row]),
+        rotation_error_deg=float(errors.rotation_deg[row]),
+        vcre_px=None if math.isnan(vcre) or not options.metric_truth else vcre,
+        confidence=None if result is None else result.confidence,
+        num_inliers=None if result is None else result.num_inliers,
+        num_matches=None if result is None else result.num_matches,
+        seconds=None if result is None else _seconds(result),
+    )
+
+
+def _seconds(result: Localization) -> float | None:
+    return result.timings_s.get("total")
+
+
+def _mean_seconds(scores: Sequence[QueryScore]) -> float | None:
+    seconds = [score.seconds for score in scores if score.seconds is not None]
+    return float(np.mean(seconds)) if seconds else None
+
+
+def _median(values: FloatArray) -> float:
+    """Median with infinite values: the mean of the two middle ones is infinite if one is."""
+    return float(np.median(values)) if len(values) else math.nan
+
+
+def _finite_mean(values: FloatArray) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None
+
+
+def _spread(truth: Poses) -> float:
+    centers = np.array([pose.inverse().translation for pose in truth.values()])
+    return float(np.sqrt(((centers - centers.mean(axis=0)) ** 2).sum(axis=1).mean()))

@@ -1,0 +1,274 @@
+"""What a benchmark reports: ``report.json`` for machines, a table for people."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from matching.files import PathLike, write_text_atomic
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryScore:
+    """One query: what localization said, and the errors against the truth.
+
+    Errors are infinite for a query that was not localized, and None where the truth does not tell
+    (no truth at all, no intrinsics for VCRE, no metric scale).
+    """
+
+    name: str
+    success: bool
+    reason: str = ""
+    translation_error_m: float | None = None
+    rotation_error_deg: float | None = None
+    vcre_px: float | None = None
+    confidence: float | None = None
+    num_inliers: int | None = None
+    num_matches: int | None = None
+    seconds: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; infinite errors become null."""
+        return {key: _plain(value) for key, value in vars(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Scores of localized queries. Failures stay in every denominator, as infinite errors.
+
+    Attributes:
+        num_queries: Queries scored.
+        num_localized: Those with a pose, right or wrong.
+        median_translation_error_m: Over all queries; infinite if half of them failed. None
+            without ground truth, here and below.
+        median_rotation_error_deg: The same for the rotation.
+        median_vcre_px: The same for VCRE; also None where the truth lacks intrinsics or scale.
+        mean_translation_error_m: Over the localized queries only: one failure would make the mean
+            infinite.
+        mean_rotation_error_deg: The same for the rotation.
+        recall: Share of all queries within both thresholds, keys such as ``"0.25m_2deg"``; empty
+            without a metric truth.
+        vcre_precision: Share of all queries with a VCRE below the threshold.
+        vcre_auc: Average precision over the confidence for that threshold (Map-free's AUC).
+        pose_precision: Share of all queries below the pose thresholds of the options.
+        pose_auc: Average precision over the confidence for those.
+        seconds_map: Building the map took so long, if it was built in this run.
+        seconds_per_query: Mean over the queries.
+        alignment: How the map was brought into the truth's frame, if it was.
+        map: Statistics of the map, if known: images, registered images, points, ...
+        options: What produced the results.
+        per_query: One score per query, by name.
+        notes: What a reader must know to read the figures right.
+    """
+
+    num_queries: int
+    num_localized: int
+    median_translation_error_m: float | None = None
+    median_rotation_error_deg: float | None = None
+    median_vcre_px: float | None = None
+    mean_translation_error_m: float | None = None
+    mean_rotation_error_deg: float | None = None
+    recall: Mapping[str, float] = field(default_factory=dict)
+    vcre_precision: float | None = None
+    vcre_auc: float | None = None
+    pose_precision: float | None = None
+    pose_auc: float | None = None
+    seconds_map: float | None = None
+    seconds_per_query: float | None = None
+    alignment: Mapping[str, Any] | None = None
+    map: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    per_query: Sequence[QueryScore] = ()
+    notes: Sequence[str] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``report.json``; infinite values become null."""
+        values = {key: _plain(value) for key, value in vars(self).items() if key != "per_query"}
+        return {**values, "per_query": [score.to_dict() for score in self.per_query]}
+
+    def write(self, path: PathLike) -> None:
+        """Write ``report.json``."""
+        _write(self, path)
+
+    def to_text(self) -> str:
+        """A table for the terminal: one line per query, then the summary."""
+        rows = [("query", "error", "", "VCRE", "inliers", "confidence", "")]
+        for score in self.per_query:
+            rows.append(
+                (
+                    score.name,
+                    _length(score.translation_error_m) if score.success else "-",
+                    _number(score.rotation_error_deg, " deg", 3) if score.success else "-",
+                    _number(score.vcre_px, " px", 2) if score.success else "-",
+                    _fraction(score.num_inliers, score.num_matches),
+                    _number(score.confidence, "", 2),
+                    score.reason,
+                )
+            )
+        lines = [_table(rows), "", f"localized          {self.num_localized} of {self.num_queries}"]
+        if self.median_translation_error_m is not None:
+            lines += [
+                f"median error       {_length(self.median_translation_error_m)}, "
+                f"{_number(self.median_rotation_error_deg, ' deg', 3)}",
+                f"mean of localized  {_length(self.mean_translation_error_m)}, "
+                f"{_number(self.mean_rotation_error_deg, ' deg', 3)}",
+            ]
+        for key, share in self.recall.items():
+            lines.append(f"within {key.replace('_', ', '):<14}{share:6.1%}")
+        if self.vcre_precision is not None:
+            lines.append(
+                f"VCRE               median {_number(self.median_vcre_px, ' px', 2)}, "
+                f"precision {self.vcre_precision:.3f}, AUC {_number(self.vcre_auc, '', 3)}"
+            )
+        if self.map is not None:
+            lines.append("map                " + ", ".join(f"{k} {v}" for k, v in _map_items(self)))
+        if self.seconds_map is not None:
+            lines.append(f"seconds            {self.seconds_map:.1f} for the map")
+        if self.seconds_per_query is not None:
+            lines.append(f"seconds            {self.seconds_per_query:.2f} per query")
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+    def with_run(
+        self,
+        *,
+        seconds_map: float | None,
+        map_statistics: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+        notes: Sequence[str] = (),
+    ) -> "Report":
+        """The same scores with what only the run knows: the map, its time and its options."""
+        return replace(
+            self,
+            seconds_map=seconds_map,
+            map=map_statistics,
+            options={**self.options, **options},
+            notes=[*self.notes, *notes],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairScore:
+    """One image pair; errors are infinite if no pose was found, None without ground truth."""
+
+    image0: str
+    image1: str
+    num_matches: int
+    num_inliers: int
+    success: bool
+    reason: str = ""
+    rotation_error_deg: float | None = None
+    translation_error_deg: float | None = None
+    precision_2px: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; infinite errors become null."""
+        return {key: _plain(value) for key, value in vars(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsReport:
+    """Relative poses of image pairs. Failures stay in the denominator, as infinite errors.
+
+    Attributes:
+        num_pairs: Pairs scored.
+        num_estimated: Those with a pose, right or wrong.
+        auc_deg: Area under the recall over max(rotation, translation angle) up to 5, 10 and 20
+            degrees, keys ``"5"``, ``"10"``, ``"20"``; None without ground truth, here and below.
+        median_error_deg: Median of that larger angle over all pairs.
+        precision_2px: Share of the matches within 2 px of the true epipolar line, mean over the
+            pairs; a pair without matches counts 0.
+        median_matches: Over all pairs.
+        median_inliers: Over all pairs.
+        seconds_per_pair: Matching two encoded images, mean; None if matches were read from disk.
+        options: What produced the results.
+        per_pair: One score per pair.
+        notes: What a reader must know to read the figures right.
+    """
+
+    num_pairs: int
+    num_estimated: int
+    auc_deg: Mapping[str, float] | None = None
+    median_error_deg: float | None = None
+    precision_2px: float | None = None
+    median_matches: float
+    median_inliers: float
+    seconds_per_pair: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    per_pair: Sequence[PairScore] = ()
+    notes: Sequence[str] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``report.json``; infinite values become null."""
+        values = {key: _plain(value) for key, value in vars(self).items() if key != "per_pair"}
+        return {**values, "per_pair": [score.to_dict() for score in self.per_pair]}
+
+    def write(self, path: PathLike) -> None:
+        """Write ``report.json``."""
+        _write(self, path)
+
+    def to_text(self) -> str:
+        """The summary for the terminal."""
+        lines = [
+            f"pairs              {self.num_pairs}, {self.num_estimated} with a pose",
+            f"matches            median {self.median_matches:g}, inliers {self.median_inliers:g}",
+        ]
+        if self.auc_deg is not None:
+            areas = "  ".join(f"{value:.3f}" for value in self.auc_deg.values())
+            limits = " / ".join(self.auc_deg)
+            lines.append(f"AUC at {limits} deg  {areas}")
+            lines.append(f"median error       {_number(self.median_error_deg, ' deg', 3)}")
+        if self.precision_2px is not None:
+            lines.append(f"within 2 px        {self.precision_2px:.3f} of the matches")
+        if self.seconds_per_pair is not None:
+            lines.append(f"seconds            {self.seconds_per_pair:.2f} per pair")
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+
+def _write(report: Report | PairsReport, path: PathLike) -> None:
+    text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_text_atomic(Path(path), text + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity: null stands for it, as for NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _map_items(report: Report) -> list[tuple[str, Any]]:
+    return [
+        (key, f"{value:.2f}" if isinstance(value, float) else value)
+        for key, value in (report.map or {}).items()
+        if not isinstance(value, Mapping)
+    ]
+
+
+def _number(value: float | None, unit: str, digits: int) -> str:
+    if value is None or math.isnan(value):
+        return "-"
+    return "failed" if math.isinf(value) else f"{value:.{digits}f}{unit}"
+
+
+def _length(value_m: float | None) -> str:
+    if value_m is None or not math.isfinite(value_m) or value_m >= 1:
+        return _number(value_m, " m", 2)
+    return f"{value_m * 100:.2f} cm"
+
+
+def _fraction(part: int | None, whole: int | None) -> str:
+    return "-" if part is None else f"{part}" if whole is None else f"{part}/{whole}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
