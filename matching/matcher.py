@@ -88,7 +88,10 @@ class Matcher(ABC):
         return [self.match_views(view, other) for other in others]
 
     def describe(self) -> dict[str, Any]:
-        """Plain values that identify the matcher: stored in ``map.json`` and in reports."""
+        """Plain values that identify the matcher: stored in ``map.json`` and in reports.
+
+        A key ``options``, if there, holds what `load_matcher` needs to make the same matcher again.
+        """
         return {"name": self.name, "fingerprint": self.fingerprint}
 
     def _encode_or_error(self, image: ImageLike) -> View | InputError:

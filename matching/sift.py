@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -66,6 +67,12 @@ class SiftMatcher(Matcher):
             json.dumps({"sift": encoding}, sort_keys=True).encode()
         ).hexdigest()
         self._local = threading.local()
+
+    def describe(self) -> dict[str, Any]:
+        """Name, fingerprint and the options that `load_matcher` needs to make it again."""
+        options = options_as_dict(self.options)
+        del options["num_threads"]  # a matter of the machine
+        return {**super().describe(), "options": options}
 
     def encode_image(self, image: NDArray[np.uint8]) -> View:
         """Find keypoints and descriptors; see `Matcher.encode_image`."""

@@ -92,6 +92,13 @@ def test_fingerprint_follows_what_is_stored() -> None:
     assert load_matcher("sift", options={"max_num_features": 100}).fingerprint != plain
 
 
+def test_describe_makes_the_same_matcher_again() -> None:
+    matcher = load_matcher("sift", options={"max_num_features": 77, "max_ratio": 0.9})
+    described = matcher.describe()
+    again = load_matcher(described["name"], options=described["options"])
+    assert again.describe() == described and described["options"]["max_ratio"] == 0.9
+
+
 def test_load_matcher_errors() -> None:
     with pytest.raises(InputError, match="unknown matcher 'sfit'"):
         load_matcher("sfit")
