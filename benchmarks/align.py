@@ -18,7 +18,8 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 _MIN_ARM = 0.05  # least weight of the rotations, see _fit; keeps exactly collinear centres solvable
-_OUTLIER_FACTOR = 5.0  # images this much worse than the median image are left out
+_MAX_HYPOTHESES = 100
+_OUTLIER_FACTOR = 10.0  # misplaced, not noisy: times the median error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,24 +79,8 @@ def align_poses(
         )
     source = pose_matrices([map_poses[name] for name in names])
     target = pose_matrices([truth_poses[name] for name in names])
-    used = np.ones(len(names), bool)
+    used = _well_placed(source, target)
     similarity, translation, rotation = _fit_weighted(source, target, used)
-    # One image at a time, worst first: it goes if the others, fitted without it, disown it. A
-    # single far one bends the fit so much that its own residual looks harmless before.
-    while used.sum() > 2:
-        badness = np.maximum(
-            translation / max(float(np.median(translation[used])), 1e-6 * _spread(target)),
-            rotation / max(float(np.median(rotation[used])), 1e-6),
-        )
-        worst = int(np.argmax(np.where(used, badness, -1)))
-        rest = used.copy()
-        rest[worst] = False
-        fitted = _fit_weighted(source, target, rest)
-        far = fitted[1] > _OUTLIER_FACTOR * np.median(fitted[1][rest]) + 1e-6 * _spread(target)
-        turned = fitted[2] > _OUTLIER_FACTOR * np.median(fitted[2][rest]) + 1e-6
-        if not (far | turned)[worst]:
-            break
-        used, (similarity, translation, rotation) = rest, fitted
     return Alignment(
         truth_from_map=similarity,
         rms_translation_m=_rms(translation[used]),
@@ -111,6 +96,36 @@ def pose_matrices(poses: list[pycolmap.Rigid3d]) -> FloatArray:
     for matrix, pose in zip(matrices, poses, strict=True):
         matrix[:3] = pose.matrix()
     return matrices
+
+
+def _well_placed(source: FloatArray, target: FloatArray) -> BoolArray:
+    """Which images agree with most others, (N,): least median of squares over pairs of images.
+
+    Two images determine a similarity; under that of the best pair the median image has a small
+    error, however far the misplaced ones are off.
+    """
+    count = len(source)
+    pairs = np.stack(np.triu_indices(count, 1), axis=1)
+    for poses in (source, target):  # images at one place determine nothing
+        distances = np.linalg.norm(np.diff(camera_centers(poses)[pairs], axis=1)[:, 0], axis=-1)
+        pairs = pairs[distances > 1e-6 * _spread(poses)]
+    if len(pairs) > _MAX_HYPOTHESES:
+        pairs = np.random.default_rng(0).choice(pairs, _MAX_HYPOTHESES, replace=False)
+    least, used = np.inf, np.ones(count, bool)
+    for pair in pairs:
+        moved = _apply(_fit(source[pair], target[pair], 1.0), source)
+        translation, rotation = (
+            translation_errors(moved, target),
+            rotation_errors_deg(moved, target),
+        )
+        median = float(np.median(translation))
+        if median < least:
+            least = median
+            # The floors keep rounding errors of an exact map from being taken for misplacement.
+            used = (translation <= _OUTLIER_FACTOR * median + 1e-6 * _spread(target)) & (
+                rotation <= _OUTLIER_FACTOR * np.median(rotation) + 1e-6
+            )
+    return used
 
 
 def _fit_weighted(

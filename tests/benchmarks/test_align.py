@@ -73,14 +73,16 @@ def test_a_shared_turn_of_all_cameras_does_not_bend_the_centres() -> None:
     assert alignment.rms_rotation_deg == pytest.approx(2.0, abs=0.2)
 
 
-def test_an_outlier_is_left_out() -> None:
+@pytest.mark.parametrize("strays", [["3.jpg"], ["0.jpg", "7.jpg"]])
+def test_misplaced_images_are_left_out(strays: list[str]) -> None:
     truth = cameras(CLOUD)
     estimated = noisy(truth, 0.005, 0.02)
-    stray = estimated["3.jpg"]
-    estimated["3.jpg"] = pycolmap.Rigid3d(stray.rotation, stray.translation + np.array([2.0, 1, 0]))
+    for name, shift in zip(strays, ((2.0, 1, 0), (0, -1, 3)), strict=False):
+        pose = estimated[name]
+        estimated[name] = pycolmap.Rigid3d(pose.rotation, pose.translation + np.array(shift))
     alignment = align_poses(moved(estimated), truth)
-    assert (alignment.num_images, alignment.num_used) == (9, 8)
-    others = [name for name in truth if name != "3.jpg"]
+    assert (alignment.num_images, alignment.num_used) == (9, 9 - len(strays))
+    others = [name for name in truth if name not in strays]
     fitted = pose_matrices([alignment.apply(moved(estimated)[name]) for name in others])
     expected = pose_matrices([truth[name] for name in others])
     assert translation_errors(fitted, expected).max() < 0.03
