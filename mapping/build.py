@@ -1,0 +1,416 @@
+"""`build_map`: photos in, a map on disk out; a killed run continues where it was."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from mapping.camera_groups import assign_cameras
+from mapping.cameras import read_model
+from mapping.database import posed_reconstruction, verify_pairs, write_database
+from mapping.info import (
+    FORMAT_VERSION,
+    MapImage,
+    MapInfo,
+    groundloc_version,
+    hash_files,
+    info_to_json,
+    map_identity,
+)
+from mapping.map import Map
+from mapping.options import MapOptions, RetrievalOptions
+from mapping.pair_matches import match_pairs
+from mapping.pairs import resolve_method, select_pairs
+from mapping.photos import Photo, PhotoSet, encode_photos, find_photos, view_key
+from mapping.reconstruct import (
+    ReconstructionResult,
+    color_points,
+    structure_from_motion,
+    triangulate,
+)
+from mapping.retrieval import GlobalDescriber, build_index, search, train_describer
+from mapping.store import ViewCache, named_views, read_view, write_features
+from mapping.tracks import share_keypoints
+from mapping.workspace import Workspace, locked_workspace
+from matching.errors import InputError
+from matching.files import PathLike, atomic_file, atomic_folder, write_text_atomic
+from matching.matcher import Matcher
+from matching.options import first_difference, options_as_dict
+from matching.progress import Progress, silent
+from matching.types import View
+
+logger = logging.getLogger(__name__)
+
+Poses = dict[str, tuple[pycolmap.Camera, pycolmap.Rigid3d]]
+Descriptors = dict[str, NDArray[np.float32]]
+
+SPARSE = "sparse"
+
+
+def build_map(
+    images: PathLike,
+    map_path: PathLike,
+    matcher: Matcher,
+    *,
+    options: MapOptions | None = None,
+    known_poses: PathLike | pycolmap.Reconstruction | None = None,
+    image_names: Sequence[str] | None = None,
+    cameras: Mapping[str, pycolmap.Camera] | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Map:
+    """Make a map of a place from photos of it.
+
+    Everything is written below ``map_path``. A run that was killed continues where it was when it
+    is started again with the same arguments, and gives the same map. A finished map with the same
+    photos and options is opened as it is.
+
+    Args:
+        images: Photo folder.
+        map_path: Folder of the map: new, empty, or that of an unfinished or finished map.
+        matcher: From `matching.load_matcher`.
+        options: Settings of all stages.
+        known_poses: A COLMAP model (folder, text or binary) with the poses and cameras of the
+            photos; its points are not used. Poses stay exactly as they are, so the map has the
+            model's world and scale. None: structure from motion, in a world of its own.
+        image_names: Only these photos, relative to ``images``; None takes all below it.
+        cameras: Photo to known intrinsics, kept as they are; without ``known_poses`` only.
+        overwrite: Replace a finished map that was made from other photos or options. The old map
+            stays until the new one is complete.
+        progress: Wraps every long loop.
+
+    Returns:
+        The map, open. Photos it could not use are in ``info.not_registered`` with the reason.
+
+    Raises:
+        InputError: Bad arguments, no usable photo, nothing to reconstruct, another process at
+            work on the map, or a disk that cannot be written.
+    """
+    options = options or MapOptions()
+    if known_poses is not None and cameras is not None:
+        raise InputError("known poses bring their cameras: give either known_poses or cameras")
+    found = find_photos(images, image_names)
+    poses = None if known_poses is None else read_known_poses(known_poses, list(found.photos))
+    given = {n: c for n, c in (cameras or {}).items() if n in found.photos}
+    if cameras and not given:
+        raise InputError(
+            f"none of the photos in '{images}' is in the camera list, which names "
+            f"'{next(iter(cameras))}' first"
+        )
+    inputs = {
+        "known_poses": None if poses is None else _hash_poses(poses),
+        "cameras": _hash_cameras(given) if given else None,
+    }
+    identity = map_identity(
+        options_as_dict(options),
+        matcher.describe(),
+        inputs,
+        [(p.name, p.size_bytes, p.mtime_ns) for p in found.photos.values()],
+    )
+    with locked_workspace(map_path) as workspace:
+        if workspace.has_map and not overwrite:
+            finished = Map.open(map_path)
+            field = first_difference(finished.info.identity(), identity)
+            if field is None:
+                logger.info("the map '%s' is up to date", map_path)
+                return finished
+            raise InputError(
+                f"the map '{map_path}' was made with another '{field}': give another folder, or "
+                "overwrite it"
+            )
+        workspace.begin(identity)
+        build = _Build(workspace, Path(images), matcher, options, inputs, progress)
+        return build.run(found, poses, given)
+
+
+def read_known_poses(
+    known_poses: PathLike | pycolmap.Reconstruction, names: Sequence[str]
+) -> Poses:
+    """Camera and cam_from_world of the photos that a COLMAP model holds.
+
+    Raises:
+        InputError: The model is damaged, or holds none of the photos.
+    """
+    if isinstance(known_poses, pycolmap.Reconstruction):
+        model, where = known_poses, "the given model"
+    else:
+        model, where = read_model(known_poses), f"'{known_poses}'"
+    wanted = set(names)
+    images = [model.image(i) for i in model.reg_image_ids()]
+    poses = {
+        # copies: cameras of a model end with it
+        i.name: (pycolmap.Camera(model.camera(i.camera_id).todict()), i.cam_from_world())
+        for i in images
+        if i.name in wanted
+    }
+    if not poses:
+        example = f"'{images[0].name}'" if images else "nothing"
+        photo = f"'{names[0]}'" if names else "none"
+        raise InputError(
+            f"{where} has no pose of any photo: it names {example}, the photos are {photo} ..."
+        )
+    return poses
+
+
+def _hash_cameras(cameras: Mapping[str, pycolmap.Camera]) -> str:
+    lines = [
+        f"{n} {c.model.name} {c.width} {c.height} {c.params.tolist()}"
+        for n, c in sorted(cameras.items())
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _hash_poses(poses: Poses) -> str:
+    lines = [f"{n} {p.matrix().tolist()}" for n, (_, p) in sorted(poses.items())]
+    cameras = _hash_cameras({n: c for n, (c, _) in poses.items()})
+    return hashlib.sha256("\n".join([cameras, *lines]).encode()).hexdigest()
+
+
+class _Build:
+    """One run of `build_map`: the stages, each reusing what an earlier run completed."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        images: Path,
+        matcher: Matcher,
+        options: MapOptions,
+        inputs: dict[str, Any],
+        progress: Progress,
+    ) -> None:
+        self.workspace = workspace
+        self.stages = workspace.stages
+        self.images = images
+        self.matcher = matcher
+        self.options = options
+        self.inputs = inputs
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+
+    def run(self, found: PhotoSet, poses: Poses | None, given: Mapping[str, Any]) -> Map:
+        """All stages."""
+        bad = dict(found.bad)
+        with self.timed("encode"):
+            keys = self.encode(list(found.photos.values()), bad)
+        views = self.view_cache(keys)
+        sizes = {name: views(name).image_size for name in keys}
+        intrinsics = given if poses is None else {n: c for n, (c, _) in poses.items()}
+        if poses is not None:
+            for name in [n for n in sizes if n not in poses]:
+                bad[name] = "the known poses do not hold it"
+                del sizes[name]
+        cameras, misfits = assign_cameras(
+            sizes, self.images, intrinsics, self.options.reconstruction
+        )
+        bad.update(misfits)
+        names = sorted(cameras.camera_of)
+        if len(names) < 2:
+            raise InputError(_too_few(len(names), len(found.photos) + len(found.bad), bad))
+        with self.timed("describe"):
+            describer, descriptors = describe_photos(
+                names, views, self.matcher, self.options.retrieval
+            )
+        with self.timed("match"):
+            pairs = select_pairs(
+                names,
+                self.options.pairs,
+                poses=poses,
+                similar=similar_photos(names, descriptors, self.options.retrieval)
+                if resolve_method(self.options.pairs, len(names), poses is not None) == "retrieval"
+                else None,
+            )
+            matches = match_pairs(
+                pairs, views, keys, self.matcher, self.workspace.matches, progress=self.progress
+            )
+            shared = share_keypoints(
+                {name: views(name).keypoints for name in names},
+                matches,
+                merge_radius_px=self.options.verification.merge_radius_px,
+                min_score=self.options.verification.min_score,
+            )
+        database = self.stages / "database.db"
+        cam_from_world = None if poses is None else {n: poses[n][1] for n in names}
+        with self.timed("verify"):
+            if not database.exists():
+                temporary = self.stages / "database.tmp.db"
+                write_database(temporary, cameras, shared.keypoints, shared.matches)
+                posed = None
+                if cam_from_world is not None:
+                    posed = posed_reconstruction(temporary, cam_from_world)
+                verify_pairs(temporary, self.options.verification, posed)
+                temporary.replace(database)
+        with self.timed("reconstruct"):
+            result = self.reconstruct(database, cam_from_world, set(intrinsics))
+        with self.timed("store"):
+            write_features(
+                self.stages / "features.h5",
+                named_views(names, views, shared.keypoints, descriptors),
+                describer,
+            )
+        return finish_map(
+            self.workspace,
+            ReconstructionResult(
+                model=result.model, not_registered={**bad, **result.not_registered}
+            ),
+            list(found.photos.values()),
+            descriptors,
+            self.options.retrieval,
+            {
+                "options": options_as_dict(self.options),
+                "matcher": self.matcher.describe(),
+                "known_poses": poses is not None,
+                "inputs": self.inputs,
+                "num_pairs": len(pairs),
+                "seconds": self.seconds,
+            },
+        )
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Note the wall time of a stage."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+        logger.info("%s: %.1f s", stage, self.seconds[stage])
+
+    def encode(self, photos: Sequence[Photo], bad: dict[str, str]) -> dict[str, str]:
+        """Encode all photos; returns the key of each good one and adds the others to ``bad``."""
+        upright = self.options.apply_exif_orientation
+        keys = {p.name: view_key(p, self.matcher, apply_exif_orientation=upright) for p in photos}
+        bad.update(
+            encode_photos(
+                photos,
+                list(keys.values()),
+                self.matcher,
+                self.workspace.views,
+                apply_exif_orientation=upright,
+                progress=self.progress,
+            )
+        )
+        return {name: key for name, key in keys.items() if name not in bad}
+
+    def view_cache(self, keys: Mapping[str, str]) -> ViewCache[str]:
+        """Encoded photos by name."""
+        return ViewCache(lambda name: read_view(self.workspace.views / f"{keys[name]}.npz"))
+
+    def reconstruct(
+        self,
+        database: Path,
+        poses: Mapping[str, pycolmap.Rigid3d] | None,
+        calibrated: set[str],
+    ) -> ReconstructionResult:
+        """The model with coloured points, from an earlier run if that completed it."""
+        sparse, reasons = self.stages / SPARSE, self.stages / "not_registered.json"
+        if sparse.exists():
+            return ReconstructionResult(
+                model=pycolmap.Reconstruction(sparse),
+                not_registered=json.loads(reasons.read_text(encoding="utf-8")),
+            )
+        options = self.options.reconstruction
+        if poses is not None:
+            result = triangulate(database, poses, options)
+        else:
+            result = structure_from_motion(
+                database, options, calibrated=calibrated, progress=self.progress
+            )
+        color_points(
+            result.model,
+            self.images,
+            apply_exif_orientation=self.options.apply_exif_orientation,
+        )
+        write_text_atomic(reasons, json.dumps(result.not_registered))
+        with atomic_folder(sparse) as temporary:
+            result.model.write_binary(temporary)
+        return result
+
+
+def describe_photos(
+    names: Sequence[str],
+    views: Callable[[str], View],
+    matcher: Matcher,
+    options: RetrievalOptions,
+) -> tuple[GlobalDescriber, Descriptors]:
+    """Learn a vocabulary on the photos and describe each of them."""
+    describer = train_describer(
+        len(names), lambda i: matcher.local_descriptors(views(names[i])), options
+    )
+    return describer, {n: describer.describe(matcher.local_descriptors(views(n))) for n in names}
+
+
+def similar_photos(
+    names: Sequence[str], descriptors: Descriptors, options: RetrievalOptions
+) -> Callable[[str, int], list[str]]:
+    """A function that gives the photos most similar to one, without itself."""
+    index = build_index(np.array([descriptors[n] for n in names]), options)
+
+    def similar(name: str, top_k: int) -> list[str]:
+        found = search(index, names, descriptors[name], top_k + 1)
+        return [r.name for r in found if r.name != name][:top_k]
+
+    return similar
+
+
+def finish_map(
+    workspace: Workspace,
+    result: ReconstructionResult,
+    photos: Sequence[Photo | MapImage],
+    descriptors: Descriptors,
+    retrieval: RetrievalOptions,
+    details: dict[str, Any],
+) -> Map:
+    """Index the photos with a pose, write ``map.json``, publish all files, open the map.
+
+    Args:
+        workspace: Holds ``sparse/``, ``database.db`` and ``features.h5`` of the new map.
+        result: The model, and all photos without a pose.
+        photos: All photos the map was asked to use.
+        descriptors: Global descriptor per photo.
+        retrieval: Options of the index.
+        details: The fields of `MapInfo` that only the caller knows.
+    """
+    model = result.model
+    registered = sorted(model.image(i).name for i in model.reg_image_ids())
+    index = build_index(np.array([descriptors[name] for name in registered]), retrieval)
+    with atomic_file(workspace.stages / "retrieval.faiss") as temporary:
+        faiss.write_index(index, str(temporary))
+    files = [f"{SPARSE}/{file.name}" for file in (workspace.stages / SPARSE).iterdir()]
+    files += ["database.db", "features.h5", "retrieval.faiss"]
+    info = MapInfo(
+        format_version=FORMAT_VERSION,
+        groundloc_version=groundloc_version(),
+        images=tuple(
+            MapImage(
+                name=photo.name,
+                size_bytes=photo.size_bytes,
+                mtime_ns=photo.mtime_ns,
+                registered=photo.name not in result.not_registered,
+            )
+            for photo in photos
+        ),
+        not_registered=dict(sorted(result.not_registered.items())),
+        num_points3D=model.num_points3D(),
+        num_observations=model.compute_num_observations(),
+        mean_reprojection_error_px=model.compute_mean_reprojection_error(),
+        files=hash_files(workspace.stages, files),
+        **details,
+    )
+    workspace.publish(info_to_json(info))
+    return Map.open(workspace.map_path)
+
+
+def _too_few(num_good: int, num_all: int, bad: Mapping[str, str]) -> str:
+    """Why there is nothing to map, with the first bad photo as an example."""
+    text = f"only {num_good} of {num_all} photos can be used, but a map needs at least 2"
+    if bad:
+        name, reason = next(iter(sorted(bad.items())))
+        text += f" ('{name}': {reason})"
+    return text

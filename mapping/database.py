@@ -1,0 +1,131 @@
+"""The COLMAP database of a map: photos, keypoints, matches, verified pairs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from mapping.colmap import two_view_options
+from mapping.options import VerificationOptions
+from mapping.pairs import Pair
+
+
+@dataclass(frozen=True)
+class MapCameras:
+    """Cameras of photos.
+
+    Attributes:
+        cameras: Distinct cameras; several photos may share one.
+        camera_of: Photo to its place in ``cameras``.
+        fixed: Places of cameras whose intrinsics are given and stay as they are.
+    """
+
+    cameras: Sequence[pycolmap.Camera]
+    camera_of: Mapping[str, int]
+    fixed: frozenset[int]
+
+
+def write_database(
+    path: Path,
+    cameras: MapCameras,
+    keypoints: Mapping[str, NDArray[np.float32]],
+    matches: Mapping[Pair, NDArray[np.int64]],
+) -> None:
+    """Write a new database, or add photos and pairs to an existing one.
+
+    Args:
+        path: The database file.
+        cameras: The camera of each new photo; numbers follow those in the database.
+        keypoints: New photo to its keypoints (N, 2); for a photo of the database more keypoints
+            than it has, the first ones unchanged.
+        matches: New pair to rows of the keypoints, (M, 2).
+    """
+    with pycolmap.Database.open(path) as database:
+        ids = {image.name: image.image_id for image in database.read_all_images()}
+        camera_ids: dict[int, int] = {}
+        with pycolmap.DatabaseTransaction(database):
+            for name, points in keypoints.items():
+                if name in ids:
+                    database.update_keypoints(ids[name], points)
+                    continue
+                place = cameras.camera_of[name]
+                if place not in camera_ids:
+                    camera_ids[place] = database.write_camera(cameras.cameras[place])
+                    _write_trivial_rig(database, camera_ids[place])
+                ids[name] = _write_image(database, name, camera_ids[place])
+                database.write_keypoints(ids[name], points)
+            for (name0, name1), rows in matches.items():
+                if len(rows):
+                    database.write_matches(ids[name0], ids[name1], rows.astype(np.uint32))
+
+
+def _write_trivial_rig(database: pycolmap.Database, camera_id: int) -> None:
+    rig = pycolmap.Rig(rig_id=camera_id)
+    rig.add_ref_sensor(pycolmap.sensor_t(type=pycolmap.SensorType.CAMERA, id=camera_id))
+    database.write_rig(rig, use_rig_id=True)
+
+
+def _write_image(database: pycolmap.Database, name: str, camera_id: int) -> int:
+    image = pycolmap.Image(name=name, camera_id=camera_id)
+    image.image_id = database.write_image(image)
+    frame = pycolmap.Frame(frame_id=image.image_id, rig_id=camera_id)
+    frame.add_data_id(image.data_id)
+    database.write_frame(frame, use_frame_id=True)
+    return int(image.image_id)
+
+
+def verify_pairs(
+    path: Path, options: VerificationOptions, posed: pycolmap.Reconstruction | None = None
+) -> None:
+    """Keep the matches of each pair that fit its geometry.
+
+    Args:
+        path: The database; pairs that are verified already are left alone.
+        options: Thresholds.
+        posed: Known cameras and poses under the database's ids: then a match is checked against
+            the epipolar line they give, instead of against geometry estimated from the matches.
+    """
+    two_view = two_view_options(options)
+    if posed is None:
+        pycolmap.geometric_verification(path, two_view_geometry_options=two_view)
+    else:
+        pycolmap.guided_geometric_verification(posed, path, two_view_geometry_options=two_view)
+
+
+def posed_reconstruction(
+    path: Path, poses: Mapping[str, pycolmap.Rigid3d]
+) -> pycolmap.Reconstruction:
+    """A model without points: cameras and ids of the database, with the known poses.
+
+    Args:
+        path: The database.
+        poses: Photo to cam_from_world; photos of the database without a pose are left out.
+    """
+    model = pycolmap.Reconstruction()
+    with pycolmap.Database.open(path) as database:
+        for camera in database.read_all_cameras():
+            model.add_camera_with_trivial_rig(camera)
+        for image in database.read_all_images():
+            if image.name in poses:
+                bare = pycolmap.Image(
+                    name=image.name, camera_id=image.camera_id, image_id=image.image_id
+                )
+                model.add_image_with_trivial_frame(bare, poses[image.name])
+    return model
+
+
+def verified_matches(path: Path) -> dict[str, tuple[int, int]]:
+    """Photo to (number of verified matches, number of photos it has them with)."""
+    counts: dict[int, tuple[int, int]] = {}
+    with pycolmap.Database.open(path) as database:
+        names = {image.image_id: image.name for image in database.read_all_images()}
+        pair_ids, inliers = database.read_two_view_geometry_num_inliers()
+        for pair_id, number in zip(pair_ids, inliers, strict=True):
+            for image_id in pycolmap.pair_id_to_image_pair(pair_id):
+                matches, photos = counts.get(image_id, (0, 0))
+                if number:
+                    counts[image_id] = (matches + number, photos + 1)
+    return {name: counts.get(image_id, (0, 0)) for image_id, name in names.items()}

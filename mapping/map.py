@@ -1,0 +1,218 @@
+"""The `Map`: what localization reads."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from mapping.info import MapInfo, check_files, read_info
+from mapping.retrieval import Retrieved, search
+from mapping.store import FeatureFile, ViewCache
+from matching.errors import InputError
+from matching.files import PathLike, atomic_folder
+from matching.matcher import Matcher
+from matching.options import first_difference
+from matching.progress import Progress, silent
+from matching.types import IntArray, View
+
+
+class Map:
+    """A finished map, open for reading; made by `Map.open` or `mapping.build_map`.
+
+    Photos are named by their paths relative to the photo folder, with ``/``. Threads may share a
+    map.
+
+    Attributes:
+        path: Folder of the map.
+        info: What ``map.json`` says.
+        reconstruction: The COLMAP model, in memory as long as the map is.
+        image_names: Photos with a pose, sorted.
+    """
+
+    def __init__(self, path: Path, info: MapInfo) -> None:
+        self.path = path
+        self.info = info
+        self.reconstruction = pycolmap.Reconstruction(path / "sparse")
+        images = (self.reconstruction.image(i) for i in self.reconstruction.reg_image_ids())
+        self._images = {image.name: image for image in sorted(images, key=lambda i: i.name)}
+        self.image_names = list(self._images)
+        self._features = FeatureFile(path / "features.h5")
+        self._views: ViewCache[str] = ViewCache(self._features.view)
+        self._describer = self._features.describer()
+        self._index = faiss.read_index(str(path / "retrieval.faiss"))
+        self._point3D_ids: dict[str, NDArray[np.int64]] = {}
+        self._sorted_points: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
+        self._observations: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._covisible: dict[str, dict[str, int]] = {}
+
+    @staticmethod
+    def open(path: PathLike) -> "Map":
+        """Open a finished map.
+
+        Checks that all files are there with their sizes, and the hashes of those that are small
+        (up to 64 MB) or read whole here; `check` verifies every byte.
+
+        Raises:
+            InputError: No map, an unfinished one, another format version, or a damaged file.
+        """
+        folder = Path(path)
+        info = read_info(folder)
+        problems = check_files(folder, info, thorough=False)
+        if problems:
+            raise InputError(problems[0])
+        return Map(folder, info)
+
+    def check(self) -> list[str]:
+        """Verify every byte of every file.
+
+        Returns:
+            Problems, each naming a file; empty if the map is as it was written.
+        """
+        return check_files(self.path, self.info, thorough=True)
+
+    def check_matcher(self, matcher: Matcher) -> None:
+        """Refuse a matcher that did not make this map.
+
+        Raises:
+            InputError: Another matcher, other weights or options; the field is named.
+        """
+        field = first_difference(self.info.matcher, matcher.describe())
+        if field is not None:
+            raise InputError(
+                f"the map '{self.path}' was made by another matcher: '{field}' is "
+                f"{self.info.matcher.get(field)!r} there and {matcher.describe().get(field)!r} "
+                "here; make the map again or load its matcher"
+            )
+
+    def extend(
+        self,
+        images: PathLike,
+        matcher: Matcher,
+        *,
+        names: Sequence[str] | None = None,
+        known_poses: PathLike | pycolmap.Reconstruction | None = None,
+        cameras: Mapping[str, pycolmap.Camera] | None = None,
+        progress: Progress = silent,
+    ) -> "Map":
+        """Add photos; what is in the map stays as it is. See `mapping.extend.extend_map`."""
+        from mapping.extend import extend_map
+
+        return extend_map(
+            self, images, matcher, image_names=names, known_poses=known_poses, cameras=cameras,
+            progress=progress,
+        )  # fmt: skip
+
+    def export(self, folder: PathLike) -> None:
+        """Write the model as COLMAP text files; ``sparse/`` of a map holds the binary ones."""
+        with atomic_folder(folder) as temporary:
+            self.reconstruction.write_text(temporary)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the map's content: equal for two maps whose files are equal."""
+        files = "".join(f"{f.name} {f.sha256}\n" for f in self.info.files)
+        return hashlib.sha256(files.encode()).hexdigest()
+
+    def image(self, name: str) -> pycolmap.Image:
+        """The photo in the COLMAP model.
+
+        Raises:
+            InputError: No such photo, or the map has no pose for it.
+        """
+        if name not in self._images:
+            reason = self.info.not_registered.get(name)
+            raise InputError(
+                f"the map has no pose of '{name}': {reason}"
+                if reason
+                else f"'{name}' is no photo of the map '{self.path}'"
+            )
+        return self._images[name]
+
+    def camera(self, name: str) -> pycolmap.Camera:
+        """The camera of a photo; it lives as long as the map."""
+        return self.reconstruction.camera(self.image(name).camera_id)
+
+    def cam_from_world(self, name: str) -> pycolmap.Rigid3d:
+        """The pose of a photo."""
+        return self.image(name).cam_from_world()
+
+    def load_view(self, name: str) -> View:
+        """The encoded photo; row i of its keypoints belongs to row i of `point3D_ids`."""
+        self.image(name)
+        return self._views(name)
+
+    def point3D_ids(self, name: str) -> NDArray[np.int64]:  # noqa: N802 (COLMAP's word)
+        """The point each keypoint of a photo sees, (N,) int64; -1 where there is none."""
+        if name not in self._point3D_ids:
+            ids = np.array([p.point3D_id for p in self.image(name).points2D], dtype=np.uint64)
+            self._point3D_ids[name] = ids.astype(np.int64)  # COLMAP's "none" is 2^64 - 1
+        return self._point3D_ids[name]
+
+    def points3D(self, ids: IntArray | Sequence[int]) -> NDArray[np.float64]:  # noqa: N802
+        """World coordinates of points.
+
+        Args:
+            ids: (M,).
+
+        Returns:
+            (M, 3) float64.
+
+        Raises:
+            KeyError: A number is no point of the map.
+        """
+        if self._sorted_points is None:
+            points = self.reconstruction.points3D
+            known = np.array(sorted(points), dtype=np.int64)
+            xyz = np.array([points[i].xyz for i in known.tolist()]).reshape(-1, 3)
+            self._sorted_points = (known, xyz)
+        known, xyz = self._sorted_points
+        wanted = np.asarray(ids, dtype=np.int64)
+        if len(wanted) == 0:
+            return np.zeros((0, 3))
+        rows = np.searchsorted(known, wanted).clip(max=len(known) - 1)
+        if not len(known) or (known[rows] != wanted).any():
+            raise KeyError("a number among the ids is no point of the map")
+        return xyz[rows]
+
+    def covisible(self, name: str) -> dict[str, int]:
+        """Photos that see points of a photo, to the number of points they share; most first."""
+        if name not in self._covisible:
+            own = self.point3D_ids(name)
+            points, places = self._all_observations()
+            shared = np.bincount(
+                places[np.isin(points, own[own >= 0])], minlength=len(self.image_names)
+            )
+            order = np.argsort(-shared, kind="stable")
+            self._covisible[name] = {
+                self.image_names[i]: int(shared[i])
+                for i in order
+                if shared[i] > 0 and self.image_names[i] != name
+            }
+        return self._covisible[name]
+
+    def _all_observations(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Every observation as point number and place of its photo in `image_names`."""
+        if self._observations is None:
+            ids = [self.point3D_ids(name) for name in self.image_names]
+            seen = [i[i >= 0] for i in ids]
+            places = np.repeat(np.arange(len(seen)), [len(i) for i in seen])
+            self._observations = (np.concatenate(seen), places)
+        return self._observations
+
+    def retrieve(self, view: View, matcher: Matcher, top_k: int) -> list[Retrieved]:
+        """The photos of the map that look most like a query.
+
+        Args:
+            view: The encoded query.
+            matcher: What encoded it.
+            top_k: How many photos at most.
+
+        Returns:
+            Photos, best first; none for a query without anything to see.
+        """
+        descriptor = self._describer.describe(matcher.local_descriptors(view))
+        return search(self._index, self.image_names, descriptor, top_k)

@@ -1,0 +1,154 @@
+"""From a photo folder to encoded photos; bad ones are listed with their reason."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from mapping.store import write_view
+from matching.errors import InputError
+from matching.files import PathLike, existing_folder
+from matching.images import list_images, read_image
+from matching.matcher import ImageLike, Matcher
+from matching.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """A photo file.
+
+    Attributes:
+        name: Path relative to the photo folder, with ``/``.
+        path: The file.
+        size_bytes: Its size.
+        mtime_ns: When it changed last.
+    """
+
+    name: str
+    path: Path
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoSet:
+    """Photos to map.
+
+    Attributes:
+        photos: Files that exist, by name.
+        bad: Names that cannot be used to the reason.
+    """
+
+    photos: dict[str, Photo]
+    bad: dict[str, str]
+
+
+def find_photos(folder: PathLike, names: Sequence[str] | None = None) -> PhotoSet:
+    """The photos below a folder.
+
+    Args:
+        folder: Photo folder.
+        names: Only these, relative to it; None takes all. A missing one counts as bad.
+
+    Raises:
+        InputError: No such folder, no photos, a name outside the folder or given twice.
+    """
+    root = existing_folder(folder, "photo folder")
+    if names is None:
+        wanted = list_images(root)
+    else:
+        wanted = [checked_name(name) for name in names]
+        if not wanted:
+            raise InputError("the list of photos to map is empty")
+        twice, times = Counter(wanted).most_common(1)[0]
+        if times > 1:
+            raise InputError(f"the list of photos to map names '{twice}' twice")
+    photos, bad = {}, {}
+    for name in sorted(wanted):
+        shown = name.encode("utf-8", errors="backslashreplace").decode()
+        if shown != name or any(ord(letter) < 32 for letter in name):
+            bad[shown.encode("unicode_escape").decode()] = (
+                "its name is no printable UTF-8: rename the file"
+            )
+            continue
+        path = root / name
+        if not path.is_file():
+            bad[name] = f"there is no file '{path}'"
+            continue
+        status = path.stat()
+        photos[name] = Photo(
+            name=name, path=path, size_bytes=status.st_size, mtime_ns=status.st_mtime_ns
+        )
+    return PhotoSet(photos=photos, bad=bad)
+
+
+def checked_name(name: str) -> str:
+    """The usual spelling of a photo's name, ``a/b.jpg``.
+
+    Raises:
+        InputError: The name leaves the photo folder.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise InputError(
+            f"the photo name '{name}' leaves the photo folder: names are relative to it"
+        )
+    return path.as_posix()
+
+
+def view_key(photo: Photo, matcher: Matcher, *, apply_exif_orientation: bool) -> str:
+    """Names the encoding of a photo: another file, matcher or orientation gives another key."""
+    parts = (
+        photo.name, photo.size_bytes, photo.mtime_ns, matcher.name, matcher.fingerprint,
+        apply_exif_orientation,
+    )  # fmt: skip
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def encode_photos(
+    photos: Sequence[Photo],
+    keys: Sequence[str],
+    matcher: Matcher,
+    cache: Path,
+    *,
+    apply_exif_orientation: bool,
+    progress: Progress,
+) -> dict[str, str]:
+    """Encode photos into ``cache/<key>.npz``; those that are there already are kept.
+
+    Args:
+        photos: What to encode.
+        keys: The key of each photo, see `view_key`.
+        matcher: Encodes.
+        cache: Folder of the encodings.
+        apply_exif_orientation: Turn photos as their EXIF says.
+        progress: Wraps the loop over photos.
+
+    Returns:
+        Photos that could not be read to the reason.
+    """
+    todo = [
+        (photo, cache / f"{key}.npz")
+        for photo, key in zip(photos, keys, strict=True)
+        if not (cache / f"{key}.npz").exists()
+    ]
+    bad: dict[str, str] = {}
+
+    def images() -> Iterator[ImageLike]:
+        for photo, _ in todo:
+            if apply_exif_orientation:
+                yield photo.path
+                continue
+            try:
+                yield read_image(photo.path, apply_exif_orientation=False)
+            except InputError:
+                yield photo.path  # the matcher meets the same error and reports it in order
+
+    encoded = zip(todo, matcher.encode_many(images()), strict=True)
+    for (photo, file), view in progress(encoded, "encoding photos", len(todo)):
+        if isinstance(view, InputError):
+            bad[photo.name] = str(view)
+        else:
+            write_view(file, view)
+    return bad

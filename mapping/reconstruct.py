@@ -1,0 +1,265 @@
+"""Verified matches -> cameras and points: triangulation, incremental or global SfM (COLMAP's)."""
+
+import itertools
+import tempfile
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from mapping.colmap import global_options, incremental_options
+from mapping.database import posed_reconstruction, verified_matches
+from mapping.options import ReconstructionOptions
+from matching.errors import InputError
+from matching.images import read_image
+from matching.progress import Progress, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionResult:
+    """The model of a map.
+
+    Attributes:
+        model: Cameras, poses and points.
+        not_registered: Photo of the database without a pose to the reason.
+    """
+
+    model: pycolmap.Reconstruction
+    not_registered: dict[str, str]
+
+
+def triangulate(
+    database: Path,
+    poses: Mapping[str, pycolmap.Rigid3d],
+    options: ReconstructionOptions,
+    start: pycolmap.Reconstruction | None = None,
+) -> ReconstructionResult:
+    """Points from known poses, which stay exactly as they are.
+
+    Args:
+        database: Verified database.
+        poses: Photo to cam_from_world.
+        options: Thresholds.
+        start: A model with the database's ids whose points are kept and continued; the posed
+            photos of ``poses`` are in it already.
+
+    Raises:
+        InputError: Not one point could be triangulated.
+    """
+    model = posed_reconstruction(database, poses) if start is None else start
+    pipeline = incremental_options(options)
+    if len(poses) == 2:
+        pipeline.triangulation.ignore_two_view_tracks = False
+    with tempfile.TemporaryDirectory(dir=database.parent, suffix=".tmp") as output:
+        model = pycolmap.triangulate_points(
+            model,
+            database,
+            Path(output),
+            Path(output),
+            clear_points=start is None,
+            options=pipeline,
+            refine_intrinsics=False,
+        )
+    if model.num_points3D() == 0:
+        raise InputError(
+            "no 3D point could be triangulated: the known poses do not fit the photos, or the "
+            "photos do not overlap"
+        )
+    return ReconstructionResult(model=model, not_registered={})
+
+
+def structure_from_motion(
+    database: Path,
+    options: ReconstructionOptions,
+    *,
+    calibrated: Set[str] = frozenset(),
+    start: pycolmap.Reconstruction | None = None,
+    progress: Progress = silent,
+) -> ReconstructionResult:
+    """Poses and points from matches alone; the largest connected model counts.
+
+    Args:
+        database: Verified database.
+        options: Method and thresholds.
+        calibrated: Photos whose camera is given and stays as it is.
+        start: A model with the database's ids whose poses and cameras stay as they are; only the
+            other photos are registered.
+        progress: Wraps the loop over registered photos.
+
+    Raises:
+        InputError: Not even two photos could be reconstructed.
+    """
+    with pycolmap.Database.open(database) as opened:
+        images = opened.read_all_images()
+        uncalibrated = any(image.name not in calibrated for image in images)
+    fixed = {image.camera_id for image in images if image.name in calibrated}
+    with tempfile.TemporaryDirectory(dir=database.parent, suffix=".tmp") as work:
+        if start is not None:
+            models = _continue(database, Path(work), options, start, len(images), progress)
+        elif options.method == "global":
+            models = _global(database, Path(work), options, fixed, uncalibrated)
+        else:
+            models = _incremental(database, Path(work), options, fixed, len(images), progress)
+    if not models:
+        raise InputError(
+            "no two photos could be reconstructed: too few matches between them, or too little "
+            f"movement of the camera ({_matched_summary(database)})"
+        )
+    order = sorted(models, key=lambda m: (-m.num_reg_images(), -m.num_points3D()))
+    best = order[0]
+    if start is None and uncalibrated and options.refine_principal_point:
+        refine_cameras(best, fixed, options)
+    return ReconstructionResult(
+        model=best, not_registered=_reasons(database, [i.name for i in images], order)
+    )
+
+
+def _incremental(
+    database: Path,
+    work: Path,
+    options: ReconstructionOptions,
+    fixed: Set[int],
+    num_images: int,
+    progress: Progress,
+) -> list[pycolmap.Reconstruction]:
+    pipeline = incremental_options(options)
+    pipeline.constant_cameras = set(fixed)
+    if num_images == 2:
+        pipeline.triangulation.ignore_two_view_tracks = False
+    models = pycolmap.incremental_mapping(
+        database, work, work, options=pipeline, next_image_callback=_ticker(progress, num_images)
+    )
+    return list(models.values())
+
+
+def _continue(
+    database: Path,
+    work: Path,
+    options: ReconstructionOptions,
+    start: pycolmap.Reconstruction,
+    num_images: int,
+    progress: Progress,
+) -> list[pycolmap.Reconstruction]:
+    """Register the photos that a model lacks, its own poses and cameras fixed."""
+    pipeline = incremental_options(options)
+    pipeline.fix_existing_frames = True
+    pipeline.constant_cameras = {int(c) for c in start.cameras}
+    pipeline.multiple_models = False
+    given, output = work / "given", work / "output"
+    given.mkdir()
+    output.mkdir()
+    start.write_binary(given)
+    models = pycolmap.incremental_mapping(
+        database,
+        work,
+        output,
+        options=pipeline,
+        input_path=given,
+        next_image_callback=_ticker(progress, num_images),
+    )
+    return list(models.values())
+
+
+def _ticker(progress: Progress, num_images: int) -> Callable[[], None]:
+    """Turns COLMAP's callback per registered photo into steps of a progress loop."""
+    steps = iter(progress(itertools.count(), "registering photos", num_images))
+
+    def tick() -> None:
+        next(steps, None)
+
+    return tick
+
+
+def _global(
+    database: Path,
+    work: Path,
+    options: ReconstructionOptions,
+    fixed: Set[int],
+    uncalibrated: bool,
+) -> list[pycolmap.Reconstruction]:
+    if uncalibrated:
+        # global SfM needs focal lengths before it knows any pose
+        pycolmap.calibrate_view_graph(database)
+    pipeline = global_options(options)
+    adjustment = pipeline.mapper.bundle_adjustment
+    adjustment.refine_focal_length = adjustment.refine_extra_params = uncalibrated
+    return list(pycolmap.global_mapping(database, work, work, options=pipeline).values())
+
+
+def refine_cameras(
+    model: pycolmap.Reconstruction, fixed: Set[int], options: ReconstructionOptions
+) -> None:
+    """Bundle adjustment of everything, the principal points of uncalibrated cameras included."""
+    adjustment = pycolmap.BundleAdjustmentOptions()
+    adjustment.refine_principal_point = True
+    adjustment.print_summary = False
+    adjustment.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
+    adjustment.ceres.solver_options.num_threads = options.num_threads
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in model.reg_image_ids():
+        config.add_image(image_id)
+    for camera_id in fixed:
+        config.set_constant_cam_intrinsics(camera_id)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    pycolmap.create_default_bundle_adjuster(adjustment, config, model).solve()
+
+
+def _reasons(
+    database: Path, names: list[str], models: list[pycolmap.Reconstruction]
+) -> dict[str, str]:
+    """Why photos of the database have no pose in the first of the models."""
+    registered = [{m.image(i).name for i in m.reg_image_ids()} for m in models]
+    matched = verified_matches(database)
+    reasons = {}
+    for name in names:
+        if name in registered[0]:
+            continue
+        other = next((r for r in registered[1:] if name in r), None)
+        matches, photos = matched[name]
+        if other is not None:
+            reasons[name] = (
+                f"belongs to a separate model of {len(other)} photos that does not connect to the "
+                f"largest of {len(registered[0])}"
+            )
+        elif photos == 0:
+            reasons[name] = "no verified matches with any other photo"
+        else:
+            reasons[name] = (
+                f"its pose could not be found from {matches} verified matches with {photos} photos"
+            )
+    return reasons
+
+
+def _matched_summary(database: Path) -> str:
+    matched = verified_matches(database)
+    partners = sum(1 for _, photos in matched.values() if photos)
+    return f"{partners} of {len(matched)} photos have verified matches"
+
+
+def color_points(
+    model: pycolmap.Reconstruction, images: Path, *, apply_exif_orientation: bool
+) -> None:
+    """Give every point the mean colour of the pixels that see it.
+
+    COLMAP's own way ignores the EXIF orientation, which would colour turned photos wrongly.
+    """
+    ids = np.array(sorted(model.points3D), dtype=np.int64)
+    sums, counts = np.zeros((len(ids), 3)), np.zeros(len(ids))
+    for image_id in model.reg_image_ids():
+        image = model.image(image_id)
+        seen = image.get_observation_point2D_idxs()
+        if not seen:
+            continue
+        pixels = read_image(images / image.name, apply_exif_orientation=apply_exif_orientation)
+        points2D = [image.points2D[i] for i in seen]
+        xy = np.array([p.xy for p in points2D])
+        rows = np.searchsorted(ids, [p.point3D_id for p in points2D])
+        height, width = pixels.shape[:2]
+        x, y = (xy.astype(int).clip(0, (width - 1, height - 1))).T
+        np.add.at(sums, rows, pixels[y, x])
+        np.add.at(counts, rows, 1)
+    colors = np.round(sums / np.maximum(counts, 1)[:, None]).astype(np.uint8)
+    for point3D_id, color in zip(ids.tolist(), colors, strict=True):
+        model.point3D(point3D_id).color = color

@@ -1,0 +1,195 @@
+"""Encoded photos on disk: ``features.h5`` of a map, and single files while a map is being made."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mapping.retrieval import GlobalDescriber, describer_from_arrays
+from matching.errors import InputError
+from matching.files import PathLike, atomic_file
+from matching.types import View
+
+_ARRAY = "arrays/"
+
+
+# ---------------------------------------------------------------- one view, one file
+
+
+def write_view(path: PathLike, view: View) -> None:
+    """Write an encoded photo as an ``.npz`` file, whole or not at all."""
+    arrays: dict[str, Any] = {_ARRAY + name: value for name, value in view.arrays.items()}
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        # savez's own argument is called `file`, so names of the matcher never clash with it
+        np.savez(file, keypoints=view.keypoints, image_size=np.array(view.image_size), **arrays)
+
+
+def read_view(path: PathLike) -> View:
+    """Read what `write_view` wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        width, height = stored["image_size"].tolist()
+        return View(
+            image_size=(width, height),
+            keypoints=stored["keypoints"],
+            arrays={
+                n.removeprefix(_ARRAY): stored[n] for n in stored.files if n.startswith(_ARRAY)
+            },
+        )
+
+
+# ---------------------------------------------------------------- features.h5
+
+
+def write_features(
+    path: PathLike,
+    views: Iterable[tuple[str, View, NDArray[np.float32]]],
+    describer: GlobalDescriber,
+) -> None:
+    """Write ``features.h5``.
+
+    Layout: ``images/<name>/keypoints`` (N, 2), ``images/<name>/arrays/<array>`` of the matcher,
+    ``images/<name>/global_descriptor`` (G,), attribute ``image_size`` (width, height); and
+    ``retrieval/*``, the vocabulary. All data sets carry checksums.
+
+    Args:
+        path: The file, replaced when complete.
+        views: Name, encoded photo and global descriptor of each photo.
+        describer: What made the global descriptors.
+    """
+    with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
+        for name, view, descriptor in views:
+            group = file.create_group(f"images/{name}")
+            group.attrs["image_size"] = np.array(view.image_size, np.int64)
+            _write_array(group, "keypoints", view.keypoints)
+            for array, values in view.arrays.items():
+                _write_array(group, _ARRAY + array, values)
+            _write_array(group, "global_descriptor", descriptor)
+        retrieval = file.create_group("retrieval")
+        for array, values in describer.arrays().items():
+            _write_array(retrieval, array, values)
+
+
+def _write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
+    """One checksummed data set; bytes are worth compressing, floating point numbers are not."""
+    values = np.asarray(values)
+    if values.size == 0:
+        group.create_dataset(name, data=values)
+    elif values.dtype == np.uint8:
+        group.create_dataset(
+            name, data=values, chunks=values.shape, compression="gzip", compression_opts=1,
+            fletcher32=True,
+        )  # fmt: skip
+    else:
+        group.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
+
+
+class FeatureFile:
+    """A ``features.h5`` open for reading.
+
+    Raises:
+        InputError: The file is no such file, or damaged where it is read.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise self._damaged(error) from error
+
+    def close(self) -> None:
+        """Close the file; views read before stay valid."""
+        self._file.close()
+
+    def view(self, name: str) -> View:
+        """The encoded photo."""
+        try:
+            group = self._file[f"images/{name}"]
+            width, height = group.attrs["image_size"].tolist()
+            arrays = group.get(_ARRAY[:-1], {})
+            return View(
+                image_size=(width, height),
+                keypoints=group["keypoints"][()],
+                arrays={array: arrays[array][()] for array in arrays},
+            )
+        except (OSError, KeyError) as error:
+            raise self._damaged(error) from error
+
+    def global_descriptor(self, name: str) -> NDArray[np.float32]:
+        """The global descriptor (G,) of a photo."""
+        try:
+            return np.asarray(self._file[f"images/{name}/global_descriptor"][()])
+        except (OSError, KeyError) as error:
+            raise self._damaged(error) from error
+
+    def describer(self) -> GlobalDescriber:
+        """What turns a query's local descriptors into a global one."""
+        try:
+            group = self._file["retrieval"]
+            return describer_from_arrays({name: group[name][()] for name in group})
+        except (OSError, KeyError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> InputError:
+        return InputError(f"'{self.path}' is damaged: {' '.join(str(error).split())}")
+
+
+# ---------------------------------------------------------------- keeping the last used in memory
+
+Key = TypeVar("Key")
+
+
+class ViewCache(Generic[Key]):
+    """The views used last, up to a number of bytes; safe to share between threads.
+
+    Args:
+        load: Loads the view of a key.
+        max_bytes: Views beyond this are forgotten, the longest unused first.
+    """
+
+    def __init__(self, load: Callable[[Key], View], max_bytes: int = 2**30) -> None:
+        self._load = load
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._views: OrderedDict[Key, View] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, key: Key) -> View:
+        """The view of a key, from memory if it is there."""
+        with self._lock:
+            if key in self._views:
+                self._views.move_to_end(key)
+                return self._views[key]
+            view = self._load(key)
+            self._views[key] = view
+            self._bytes += view_bytes(view)
+            while self._bytes > self._max_bytes and len(self._views) > 1:
+                _, old = self._views.popitem(last=False)
+                self._bytes -= view_bytes(old)
+            return view
+
+
+def view_bytes(view: View) -> int:
+    """Memory of a view's arrays in bytes."""
+    return view.keypoints.nbytes + sum(a.nbytes for a in view.arrays.values())
+
+
+def with_keypoints(view: View, keypoints: NDArray[np.float32]) -> View:
+    """The view with the keypoints the map has chosen; its other arrays keep their rows."""
+    return View(image_size=view.image_size, keypoints=keypoints, arrays=view.arrays)
+
+
+def named_views(
+    names: Iterable[str],
+    load: Callable[[str], View],
+    keypoints: Mapping[str, NDArray[np.float32]],
+    descriptors: Mapping[str, NDArray[np.float32]],
+) -> Iterator[tuple[str, View, NDArray[np.float32]]]:
+    """Photos as `write_features` takes them, one in memory at a time."""
+    for name in names:
+        yield name, with_keypoints(load(name), keypoints[name]), descriptors[name]
