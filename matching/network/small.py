@@ -8,7 +8,7 @@ cross attention, and heads for point maps in camera 0, descriptors and confidenc
   the stem takes off.
 * Both views share one decoder and one head; an embedding tells view 0 from view 1.
 * Descriptors live on a grid of 1/2 the resolution and are smooth in between: no layer runs at full
-  resolution, and matches are placed between pixels by `matching.subpixel`.
+  resolution, and matches are placed between pixels by `matching.descriptor_grid`.
 * A global descriptor for retrieval is pooled from the encoder's tokens.
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from matching.descriptor_grid import pixels_to_cells, sample_bilinear
 from matching.errors import InputError
 from matching.network.blocks import DecoderBlock, EncoderBlock, Norm
 from matching.network.config import NetworkConfig
@@ -29,7 +30,6 @@ from matching.network.prediction import (
     activate_confidence,
     activate_points,
 )
-from matching.subpixel import pixels_to_cells, sample_bilinear
 
 GLOBAL_DIM = 256  # channels of the global descriptor
 

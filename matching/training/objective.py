@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from matching.descriptor_grid import pixels_to_cells, sample_bilinear
 from matching.network.prediction import Prediction
 from matching.network.small import SmallNetwork
-from matching.subpixel import pixels_to_cells, sample_bilinear
 from matching.training.batch import PairBatch
 from matching.training.losses import (
     confidence_weighted_loss,
