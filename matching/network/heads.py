@@ -89,7 +89,7 @@ class Dpt(nn.Module):
             nn.Conv2d(DPT_FEATURES, DPT_FEATURES // 2, 3, padding=1),
             nn.UpsamplingBilinear2d(scale_factor=2),  # aligns corners
             nn.Conv2d(DPT_FEATURES // 2, 128, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(128, out_channels, 1),
         )
         self.act_postprocess = nn.ModuleList(
@@ -138,6 +138,10 @@ class Head(nn.Module):
         """Indices of the token lists that the wanted outputs are made of."""
         raise NotImplementedError
 
+    def float32_layers(self) -> tuple[nn.Module, ...]:
+        """Layers that give final values and stay in float32 when the others are cast."""
+        return ()
+
     def forward(
         self,
         tokens: Mapping[int, Tensor],
@@ -171,6 +175,10 @@ class PointHead(Head):
     def wanted_hooks(self, want: Want) -> tuple[int, ...]:
         """See `Head.wanted_hooks`."""
         return self.hooks if want.pointmap else ()
+
+    def float32_layers(self) -> tuple[nn.Module, ...]:
+        """See `Head.float32_layers`."""
+        return (self.dpt.head[-1],)
 
     def forward(
         self,

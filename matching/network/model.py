@@ -1,6 +1,6 @@
 """The network: an encoder shared by both views, two decoders that talk to each other, two heads."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,6 +51,18 @@ class Encoding:
 
     def __getitem__(self, items: slice | Tensor) -> "Encoding":
         return self.map(lambda tensor: tensor[items])
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Encoding]") -> "Encoding":
+        """Join encodings of upright images of one size along the batch axis."""
+        first = parts[0]
+        if any(part.image_size != first.image_size for part in parts):
+            raise ValueError("encodings of several image sizes make no batch")
+        return Encoding(
+            tokens=torch.cat([part.tokens for part in parts]),
+            image_size=first.image_size,
+            extras={n: torch.cat([part.extras[n] for part in parts]) for n in first.extras},
+        )
 
     def expand(self, batch: int) -> "Encoding":
         """One encoding repeated without copying; a batch of that size stays as it is."""
@@ -120,6 +132,28 @@ class PairNetwork(nn.Module):
         self.dec_blocks2 = nn.ModuleList(
             DecoderBlock(dec, config.dec_num_heads) for _ in range(config.dec_depth)
         )
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """All transformer blocks, most of the arithmetic."""
+        yield from self.enc_blocks
+        yield from self.dec_blocks
+        yield from self.dec_blocks2
+
+    def float32_layers(self) -> Iterator[nn.Module]:
+        """Layers at the two ends that stay in float32 when the others are cast."""
+        yield from self.patch_embed.modules()
+        yield from self.downstream_head1.float32_layers()
+        yield from self.downstream_head2.float32_layers()
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Keep linear layers and convolutions in a dtype, in place.
+
+        Norms, the residual stream and `float32_layers` stay in float32.
+        """
+        kept = {id(module) for module in self.float32_layers()}
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+                module.to(torch.float32 if id(module) in kept else dtype)
 
     def embed(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """First tokens of upright images.
@@ -237,8 +271,9 @@ class PairNetwork(nn.Module):
         head_dim = self.config.dec_embed_dim // self.config.dec_num_heads
         rope0, rope1 = self._rope(encoding0, head_dim), self._rope(encoding1, head_dim)
         dtype = self.decoder_embed.weight.dtype
-        x0 = self.decoder_embed(encoding0.tokens.to(dtype)).float().expand(batch, -1, -1)
-        x1 = self.decoder_embed(encoding1.tokens.to(dtype)).float().expand(batch, -1, -1)
+        x0 = self.decoder_embed(encoding0.tokens.to(dtype)).float()
+        x1 = self.decoder_embed(encoding1.tokens.to(dtype)).float()
+        x0, x1 = (x.expand(batch, -1, -1).contiguous() for x in (x0, x1))
         kept0 = {0: encoding0.expand(batch).tokens}
         kept1 = {0: encoding1.expand(batch).tokens}
         last = max((*hooks0, *hooks1, 0))

@@ -28,6 +28,16 @@ class Want:
         """Whether any output is asked for."""
         return self.pointmap or self.descriptors
 
+    @property
+    def dense(self) -> "Want":
+        """The same outputs at every pixel."""
+        return Want(pointmap=self.pointmap, descriptors=self.descriptors)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Want":
+        """Apply a function to the pixels (indexing, moving), if there are any."""
+        pixels = None if self.pixels is None else function(self.pixels)
+        return Want(pointmap=self.pointmap, descriptors=self.descriptors, pixels=pixels)
+
 
 EVERYTHING = Want(pointmap=True, descriptors=True)
 NOTHING = Want()
