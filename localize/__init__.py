@@ -1,0 +1,24 @@
+"""A query photo and a map in, a camera pose out."""
+
+from localize.localizer import Localizer, LocalizerOptions
+from localize.relative import RelativeOptions, RelativePose, relative_pose
+from localize.results import (
+    Localization,
+    read_poses,
+    read_results,
+    write_poses,
+    write_results,
+)
+
+__all__ = [
+    "Localization",
+    "Localizer",
+    "LocalizerOptions",
+    "RelativeOptions",
+    "RelativePose",
+    "read_poses",
+    "read_results",
+    "relative_pose",
+    "write_poses",
+    "write_results",
+]

@@ -1,0 +1,147 @@
+"""How sure a pose is: its support against what chance gives, spread and precision."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+_MAX_EXPECTED = 1e-3  # a chance pose may reach the limit once in a thousand queries
+_CELLS = 16  # of the grid over the photo's longer side
+_HALF_SURE = 20.0  # inliers beyond chance, well spread, at which a pose is as likely right as wrong
+_OUTLIER_WEIGHT = 0.05  # evidence against the pose by a match that it does not explain
+_IMPRECISE = 0.02  # standard deviation in radians, or over the depth, that halves the confidence
+
+
+def inliers_by_chance(
+    num_matches: int,
+    probability: float,
+    *,
+    num_trials: float = 1e5,
+    sample_size: int = 3,
+) -> int:
+    """The most inliers that wrong matches are likely to give some pose.
+
+    RANSAC looks at many poses and keeps the luckiest; each fits its own sample and every other
+    match with ``probability``. The a-contrario bound of Moisan and Stival ("A probabilistic
+    criterion to detect rigid point matches", IJCV 2004), with Chernoff's inequality for the tail
+    of the binomial distribution.
+
+    Args:
+        num_matches: Matches given to RANSAC.
+        probability: That a wrong match agrees with a given pose.
+        num_trials: Poses looked at.
+        sample_size: Matches that a sample holds.
+
+    Returns:
+        The smallest count that chance exceeds in at most one of 1,000 queries.
+    """
+    others = max(num_matches - sample_size, 0)
+    limit = math.log(num_trials / _MAX_EXPECTED)
+    low, high = 0, others
+    while low < high:  # the tail falls with the count: bisect
+        middle = (low + high) // 2
+        if _chernoff_exponent(middle, others, probability) >= limit:
+            high = middle
+        else:
+            low = middle + 1
+    return min(sample_size + low, num_matches)
+
+
+def _chernoff_exponent(count: int, total: int, probability: float) -> float:
+    """-log of the bound on P(Binomial(total, probability) >= count)."""
+    fraction = count / max(total, 1)
+    if fraction <= probability:
+        return 0.0
+    exponent = fraction * math.log(fraction / probability)
+    if fraction < 1:
+        exponent += (1 - fraction) * math.log((1 - fraction) / (1 - probability))
+    return total * exponent
+
+
+def chance_agreement(
+    points2D: FloatArray,
+    projected: FloatArray,
+    max_error_px: float,
+    image_size: tuple[int, int],
+    *,
+    seed: int = 0,
+) -> float:
+    """Probability that a wrong match agrees with a pose, measured on the photo itself.
+
+    Keypoints crowd where there is texture, so wrong matches agree more often than evenly spread
+    ones would; here keypoints are paired at random with the projections of the map points.
+
+    Args:
+        points2D: Keypoints, (M, 2).
+        projected: The map points' projections, (M, 2); not finite where there is none.
+        max_error_px: Largest error of an inlier.
+        image_size: (width, height) of the photo.
+        seed: Of the pairing.
+
+    Returns:
+        In (0, 1).
+    """
+    width, height = image_size
+    even = min(math.pi * max_error_px**2 / (width * height), 0.5)
+    if len(points2D) == 0:
+        return even
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(points2D), (2, 20_000))
+    distances = np.linalg.norm(points2D[rows[0]] - projected[rows[1]], axis=1)
+    # a keypoint that was matched several times agrees with its own points rightly
+    different = (points2D[rows[0]] != points2D[rows[1]]).any(1)
+    agree = float(np.mean(distances[different] < max_error_px)) if different.any() else even
+    return min(max(agree, even), 0.5)
+
+
+def spread_inliers(
+    points2D: FloatArray, inlier_mask: BoolArray, image_size: tuple[int, int]
+) -> float:
+    """Inliers, those that crowd counted less: the sum over grid cells of the root of their number.
+
+    Twelve inliers in twelve cells count 12; a thousand on one poster in one cell count 32.
+
+    Args:
+        points2D: Keypoints, (M, 2).
+        inlier_mask: Which of them are inliers, (M,).
+        image_size: (width, height) of the photo.
+    """
+    cell = max(image_size) / _CELLS
+    # a keypoint matched to several map points is one observation
+    cells = np.floor(np.unique(points2D[inlier_mask], axis=0) / cell)
+    _, counts = np.unique(cells, axis=0, return_counts=True)
+    return float(np.sqrt(counts).sum())
+
+
+def pose_confidence(
+    *,
+    support: float,
+    chance: float,
+    num_outliers: int,
+    rival_support: float = 0.0,
+    relative_std: float = 0.0,
+) -> float:
+    """Combine the evidence for a pose to a number that ranks right poses above wrong ones.
+
+    Args:
+        support: Spread inliers (`spread_inliers`).
+        chance: What wrong matches may reach (`inliers_by_chance`).
+        num_outliers: Matches that the pose does not explain.
+        rival_support: Spread inliers of the best pose at another place; a tie means a coin toss.
+        relative_std: Standard deviation of the pose: of the rotation in radians, or of the
+            position over the median depth, whichever is larger; inf if undetermined.
+
+    Returns:
+        In [0, 1).
+    """
+    evidence = max(support - chance, 0.0)
+    if evidence == 0 or not math.isfinite(relative_std):
+        return 0.0
+    sure = evidence / (evidence + _HALF_SURE + _OUTLIER_WEIGHT * num_outliers)
+    rival = max(rival_support - chance, 0.0)
+    unrivalled = evidence / (evidence + rival)
+    precise = 1 / (1 + (relative_std / _IMPRECISE) ** 2)
+    return sure * unrivalled * precise

@@ -1,0 +1,273 @@
+"""`Localizer`: holds a map open and tells where photos were taken."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+from localize.confidence import pose_confidence
+from localize.groups import best_candidate
+from localize.intrinsics import QueryCamera, query_camera
+from localize.lift import Correspondences, LiftOptions, lift_matches
+from localize.pnp import MIN_MATCHES, PnPOptions, pose_covariance
+from localize.queries import Cameras, read_queries
+from localize.results import Localization
+from mapping.map import Map
+from matching.errors import InputError
+from matching.files import PathLike
+from matching.load import load_matcher
+from matching.matcher import ImageLike, Matcher
+from matching.progress import Progress, silent
+from matching.types import View
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizerOptions:
+    """Settings of `Localizer`."""
+
+    top_k: int = 10  # map photos that a query is matched with
+    min_shared_points: int = 5  # map points two photos share to show the same place
+    lift: LiftOptions = field(default_factory=LiftOptions)
+    pnp: PnPOptions = field(default_factory=PnPOptions)
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if self.min_shared_points < 1:
+            raise ValueError(f"min_shared_points must be at least 1, got {self.min_shared_points}")
+
+
+class Localizer:
+    """Localizes any number of photos in one map; nothing about a query enters the map.
+
+    Args:
+        scene: The map, or its folder.
+        matcher: The matcher that the map was made with; loaded by the name in the map if None.
+        device: Torch device of a matcher loaded here.
+        options: Settings.
+
+    Raises:
+        matching.errors.InputError: No map there, a damaged one, or one made with another matcher.
+    """
+
+    def __init__(
+        self,
+        scene: Map | PathLike,
+        matcher: Matcher | None = None,
+        *,
+        device: str = "cpu",
+        options: LocalizerOptions | None = None,
+    ) -> None:
+        self.scene = Map.open(scene) if isinstance(scene, str | os.PathLike) else scene
+        made_with = self.scene.info.matcher
+        self.matcher = matcher or load_matcher(
+            str(made_with["name"]), device=device, options=made_with.get("options")
+        )
+        self.scene.check_matcher(self.matcher)
+        self.options = options or LocalizerOptions()
+
+    def localize(
+        self,
+        image: ImageLike,
+        camera: pycolmap.Camera | None = None,
+        *,
+        name: str | None = None,
+    ) -> Localization:
+        """Find the pose of one photo.
+
+        Args:
+            image: A path, or an upright image array: (H, W, 3) RGB or (H, W) grey, uint8.
+            camera: Intrinsics, for this photo's size or a scaled one. Without them the focal
+                length comes from EXIF or from the map's cameras and is refined with the pose.
+            name: The name in the result; by default the path, or "query" for an array.
+
+        Returns:
+            The pose, or a result with ``success`` False and the reason.
+
+        Raises:
+            matching.errors.InputError: No readable image, or a camera that does not fit it.
+        """
+        path = None if isinstance(image, np.ndarray) else image
+        name = name or ("query" if path is None else str(path))
+        timings: dict[str, float] = {}
+        with _timed(timings, "encode"):
+            view = self.matcher.encode(image)
+        return self._localize_view(
+            view, query_camera(path, view.image_size, camera, name), name, timings
+        )
+
+    def localize_all(
+        self,
+        images: PathLike | Sequence[PathLike],
+        cameras: Cameras = None,
+        *,
+        progress: Progress = silent,
+    ) -> dict[str, Localization]:
+        """Find the poses of many photos.
+
+        Args:
+            images: A photo, a folder, a list file or several paths, see
+                `localize.queries.read_queries`.
+            cameras: Camera by name, or a list file ``name MODEL WIDTH HEIGHT PARAMS...``.
+            progress: Called around the loop over the photos.
+
+        Returns:
+            A result for every query by name, in the order of the list. A photo that cannot be
+            read, or whose camera does not fit, fails with that reason; the others go on.
+
+        Raises:
+            matching.errors.InputError: Nothing to localize, a name twice, a wrong list.
+        """
+        queries = read_queries(images, cameras)
+        without = [q.name for q in queries if q.camera is None]
+        if 0 < len(without) < len(queries):
+            logger.warning("%d photos without a given camera, e.g. %s", len(without), without[0])
+        views = self.matcher.encode_many([q.path for q in queries])
+        results: dict[str, Localization] = {}
+        for query in progress(queries, "localize", total=len(queries)):
+            timings: dict[str, float] = {}
+            with _timed(timings, "encode"):
+                view = next(views)
+            try:
+                if isinstance(view, InputError):
+                    raise view
+                camera = query_camera(query.path, view.image_size, query.camera, query.name)
+            except InputError as error:
+                results[query.name] = _failed(query.name, str(error), None, timings)
+                continue
+            results[query.name] = self._localize_view(view, camera, query.name, timings)
+        return results
+
+    def _localize_view(
+        self, view: View, camera: QueryCamera, name: str, timings: dict[str, float]
+    ) -> Localization:
+        with _timed(timings, "retrieve"):
+            found = self.scene.retrieve(view, self.matcher, self.options.top_k)
+            retrieved = tuple(r.name for r in found)
+        if not retrieved:
+            return _failed(
+                name, "no retrieved image: nothing to recognize in the photo", camera, timings
+            )
+        with _timed(timings, "match"):
+            views = [self.scene.load_view(n) for n in retrieved]
+            matches = self.matcher.match_many(view, views)
+        with _timed(timings, "lift"):
+            correspondences = lift_matches(
+                matches,
+                [v.keypoints for v in views],
+                [self.scene.point3D_ids(n) for n in retrieved],
+                self.options.lift,
+            )
+        with _timed(timings, "pose"):
+            return self._solve(correspondences, camera, name, retrieved, timings)
+
+    def _solve(
+        self,
+        matches: Correspondences,
+        camera: QueryCamera,
+        name: str,
+        retrieved: tuple[str, ...],
+        timings: dict[str, float],
+    ) -> Localization:
+        """Best pose over the groups of retrieved photos, refined, judged."""
+        pnp = self.options.pnp
+        if len(matches) < max(pnp.min_inliers, MIN_MATCHES):
+            reason = f"too few matches with map points: {len(matches)} < {pnp.min_inliers}"
+            return _failed(name, reason, camera, timings, retrieved, matches)
+        best, rivals = best_candidate(
+            self.scene,
+            matches,
+            retrieved,
+            camera,
+            pnp,
+            min_shared_points=self.options.min_shared_points,
+        )
+        if best is None:
+            reason = f"no pose fits the {len(matches)} matches"
+            return _failed(name, reason, camera, timings, retrieved, matches)
+        inlier_mask = best.pose.inlier_mask
+        num_inliers = best.pose.num_inliers
+        chance = best.chance(pnp)
+        needed = max(pnp.min_inliers, chance + 1)
+        if best.num_explained < needed:
+            reason = f"too few inliers: {best.num_explained} of {len(best.matches)} < {needed}"
+            return _failed(name, reason, camera, timings, retrieved, best.matches, inlier_mask)
+        covariance = pose_covariance(
+            best.pose,
+            best.matches.points2D,
+            best.points3D,
+            pnp,
+            refine_intrinsics=camera.source != "given",
+        )
+        if covariance is None:
+            reason = f"the {num_inliers} inliers do not determine the pose"
+            return _failed(name, reason, camera, timings, retrieved, best.matches, inlier_mask)
+        confidence = pose_confidence(
+            support=best.support,
+            chance=chance,
+            num_outliers=len(best.matches) - num_inliers,
+            rival_support=max((r.support for r in rivals), default=0.0),
+            relative_std=best.relative_std(covariance),
+        )
+        return Localization(
+            name=name,
+            success=True,
+            cam_from_world=best.pose.cam_from_world,
+            camera=best.pose.camera,
+            camera_source=camera.source,
+            num_inliers=num_inliers,
+            num_matches=len(best.matches),
+            confidence=confidence,
+            covariance=covariance,
+            retrieved=retrieved,
+            points2D=best.matches.points2D,
+            points3D_ids=best.matches.points3D_ids,
+            inlier_mask=inlier_mask,
+            timings_s=timings,
+        )
+
+
+def _failed(
+    name: str,
+    reason: str,
+    camera: QueryCamera | None,
+    timings: dict[str, float],
+    retrieved: tuple[str, ...] = (),
+    matches: Correspondences | None = None,
+    inlier_mask: NDArray[np.bool_] | None = None,
+) -> Localization:
+    num_matches = 0 if matches is None else len(matches)
+    mask = np.zeros(num_matches, np.bool_) if inlier_mask is None else inlier_mask
+    return Localization(
+        name=name,
+        success=False,
+        reason=reason,
+        camera=None if camera is None else camera.camera,
+        camera_source="estimated" if camera is None else camera.source,
+        num_inliers=int(mask.sum()),
+        num_matches=num_matches,
+        retrieved=retrieved,
+        points2D=np.zeros((0, 2)) if matches is None else matches.points2D,
+        points3D_ids=np.zeros(0, np.int64) if matches is None else matches.points3D_ids,
+        inlier_mask=mask,
+        timings_s=timings,
+    )
+
+
+@contextmanager
+def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds = time.perf_counter() - start
+        timings[step] = timings.get(step, 0.0) + seconds
+        timings["total"] = timings.get("total", 0.0) + seconds

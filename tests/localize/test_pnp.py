@@ -1,0 +1,211 @@
+from typing import Any
+
+import numpy as np
+import pycolmap
+import pytest
+
+from localize.pnp import (
+    PnPOptions,
+    Pose,
+    estimate_pose,
+    estimate_pose_and_focal,
+    pose_covariance,
+    refine_pose,
+    reprojection_errors,
+    with_focal_length,
+)
+from tests.localize.synthetic import FakeMap, make_camera, make_place, pose_errors, query_view
+
+OPTIONS = PnPOptions()
+CAMERAS = [
+    ("SIMPLE_PINHOLE", ()),
+    ("PINHOLE", ()),
+    ("SIMPLE_RADIAL", (0.05,)),
+    ("OPENCV", (0.05, -0.02, 0.001, 0.002)),
+    ("FULL_OPENCV", (0.05, -0.02, 0.001, 0.002, 0.001, 0, 0, 0)),
+    ("OPENCV_FISHEYE", (0.02, 0, 0, 0)),
+    ("FOV", (0.8,)),
+]
+
+
+def matches_of(
+    camera: pycolmap.Camera, *, outliers: float = 0.0, seed: int = 0, noise_px: float = 0.5
+) -> tuple[np.ndarray, np.ndarray, pycolmap.Rigid3d]:
+    """Pixels, points and the true pose."""
+    rng = np.random.default_rng(seed)
+    scene = make_place(rng, num_images=1)
+    view, pose = query_view(scene, rng, camera=camera, noise_px=noise_px)
+    pixels = view.keypoints.astype(np.float64)
+    wrong = rng.random(len(pixels)) < outliers
+    pixels[wrong] = rng.uniform(0, 1, (wrong.sum(), 2)) * (camera.width, camera.height)
+    return pixels, scene.points[view.arrays["ids"]], pose
+
+
+def plane_matches(camera: pycolmap.Camera) -> tuple[np.ndarray, np.ndarray, pycolmap.Rigid3d]:
+    """A slanted plane, on which the P4Pf solver fails."""
+    rng = np.random.default_rng(5)
+    points = np.column_stack([rng.uniform(-2, 2, (400, 2)), np.zeros(400)])
+    points[:, 2] = 0.8 * points[:, 0]
+    scene = FakeMap({}, {}, {}, points, {"one": 0})
+    view, pose = query_view(scene, rng, camera=camera, angle=1.4)
+    return view.keypoints.astype(np.float64), points[view.arrays["ids"]], pose
+
+
+@pytest.mark.parametrize(("model", "extra"), CAMERAS)
+@pytest.mark.parametrize("outliers", [0.0, 0.8])
+def test_every_camera_model(model: str, extra: tuple[float, ...], outliers: float) -> None:
+    camera = make_camera(model, extra=extra)
+    pixels, points, truth = matches_of(camera, outliers=outliers)
+    pose = estimate_pose(pixels, points, camera, OPTIONS)
+    assert pose is not None
+    distance, angle = pose_errors(pose.cam_from_world, truth)
+    # 0.5 px at 700 px focal length and 7 units away is 0.005 units per match
+    assert distance < 0.02
+    assert angle < 0.15
+    expected = np.flatnonzero(reprojection_errors(truth, camera, pixels, points) < 8)
+    # matches at the edge of the limit may fall on either side
+    assert abs(pose.num_inliers - len(expected)) <= 3
+    assert camera.params_to_string() == make_camera(model, extra=extra).params_to_string()
+
+
+def test_the_same_input_gives_the_same_pose() -> None:
+    camera = make_camera()
+    pixels, points, _ = matches_of(camera, outliers=0.7)
+    first, second = (estimate_pose(pixels, points, camera, OPTIONS) for _ in range(2))
+    assert first is not None and second is not None
+    assert (first.cam_from_world.matrix() == second.cam_from_world.matrix()).all()
+    guess = make_camera("SIMPLE_RADIAL", 900.0)
+    first, second = (estimate_pose_and_focal(pixels, points, guess, OPTIONS) for _ in range(2))
+    assert first is not None and second is not None
+    assert (first.cam_from_world.matrix() == second.cam_from_world.matrix()).all()
+    assert (first.camera.params == second.camera.params).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_too_few_matches_give_none(count: int) -> None:
+    camera = make_camera()
+    pixels, points, _ = matches_of(camera)
+    assert estimate_pose(pixels[:count], points[:count], camera, OPTIONS) is None
+    assert estimate_pose_and_focal(pixels[:count], points[:count], camera, OPTIONS) is None
+
+
+def test_errors_behind_the_camera_are_infinite() -> None:
+    camera = make_camera()
+    points = np.array([[0.0, 0, 2], [0, 0, -2], [0, 0, 0]])
+    pixels = np.full((3, 2), [400.0, 300.0])
+    errors = reprojection_errors(pycolmap.Rigid3d(), camera, pixels, points)
+    np.testing.assert_array_equal(errors, [0, np.inf, np.inf])
+
+
+@pytest.mark.parametrize("true_focal", [450.0, 700.0, 1900.0])
+@pytest.mark.parametrize("outliers", [0.0, 0.7])
+def test_focal_length_is_found_with_the_pose(true_focal: float, outliers: float) -> None:
+    camera = make_camera("SIMPLE_RADIAL", true_focal, extra=(0.03,))
+    pixels, points, truth = matches_of(camera, outliers=outliers)
+    guess = make_camera("SIMPLE_RADIAL", 960.0)
+    pose = estimate_pose_and_focal(pixels, points, guess, OPTIONS)
+    assert pose is not None
+    assert guess.focal_length == 960.0  # the caller's camera is not touched
+    # a long focal length trades with the distance: 2 % of it and of 7 units
+    assert pose.camera.focal_length == pytest.approx(true_focal, rel=0.02)
+    distance, angle = pose_errors(pose.cam_from_world, truth)
+    assert distance < 0.15
+    assert angle < 0.3
+
+
+def test_focal_length_on_a_plane() -> None:
+    camera = make_camera("SIMPLE_RADIAL", 700.0, extra=(0.0,))
+    pixels, points, truth = plane_matches(camera)
+    pose = estimate_pose_and_focal(pixels, points, make_camera("SIMPLE_RADIAL", 960.0), OPTIONS)
+    assert pose is not None
+    assert pose.camera.focal_length == pytest.approx(700, rel=0.03)
+    assert pose_errors(pose.cam_from_world, truth)[0] < 0.2
+
+
+def test_a_few_inliers_do_not_bend_the_distortion() -> None:
+    camera = make_camera("SIMPLE_RADIAL", 700.0, extra=(0.0,))
+    pixels, points, _ = matches_of(camera)
+    few = estimate_pose_and_focal(pixels[:40], points[:40], camera, OPTIONS)
+    assert few is not None
+    assert few.camera.params[3] == 0
+    fixed = PnPOptions(refine_distortion=False)
+    many = estimate_pose_and_focal(pixels, points, camera, fixed)
+    assert many is not None
+    assert many.camera.params[3] == 0
+
+
+@pytest.mark.parametrize("refine_intrinsics", [False, True])
+@pytest.mark.parametrize("heavy_tails", [False, True])
+def test_covariance_agrees_with_monte_carlo(refine_intrinsics: bool, heavy_tails: bool) -> None:
+    camera = make_camera("SIMPLE_RADIAL", extra=(0.02,))
+    pixels, points, truth = matches_of(camera, noise_px=0.0)
+    rng = np.random.default_rng(0)
+    errors, covariances = [], []
+    for trial in range(150):
+        noise = (
+            rng.standard_t(3, pixels.shape) * 0.7
+            if heavy_tails
+            else rng.normal(0, 1.5, pixels.shape)
+        )
+        noisy = pixels + noise
+        away = reprojection_errors(truth, camera, noisy, points)
+        start = Pose(cam_from_world=truth, camera=camera, errors_px=away, inlier_mask=away < 8)
+        pose = refine_pose(start, noisy, points, OPTIONS, refine_intrinsics=refine_intrinsics)
+        assert pose is not None
+        turn = (pose.cam_from_world.rotation * truth.rotation.inverse()).quat
+        shift = pose.cam_from_world.translation - truth.translation
+        errors.append(np.concatenate([2 * turn[:3] * np.sign(turn[3]), shift]))
+        if trial < 10:
+            covariances.append(
+                pose_covariance(pose, noisy, points, OPTIONS, refine_intrinsics=refine_intrinsics)
+            )
+    covariance = np.mean(np.array(covariances, dtype=float), 0)
+    measured = np.std(errors, axis=0)
+    # the scatter of 150 trials is itself known to 6 %: three times that, and the linearization
+    np.testing.assert_allclose(measured, np.sqrt(np.diag(covariance)), rtol=0.25)
+    # correlations too: the squared Mahalanobis distance of six parameters is six on average
+    distances = [e @ np.linalg.solve(covariance, e) for e in errors]
+    assert np.mean(distances) == pytest.approx(6, rel=0.2)
+
+
+def test_covariance_of_an_undetermined_pose_is_none_or_huge() -> None:
+    camera = make_camera()
+    points = np.column_stack([np.zeros(20), np.zeros(20), np.linspace(2, 9, 20)])
+    points[:, 0] = 0.1 * points[:, 2]  # on a ray through the camera: one pixel
+    pixels = np.asarray(camera.img_from_cam(points))
+    errors = np.zeros(20)
+    pose = Pose(
+        cam_from_world=pycolmap.Rigid3d(), camera=camera, errors_px=errors, inlier_mask=errors < 8
+    )
+    covariance = pose_covariance(pose, pixels, points, OPTIONS, refine_intrinsics=False)
+    assert covariance is None or not np.isfinite(covariance).all() or np.trace(covariance) > 1
+
+
+def test_points_outside_the_distortion_model_are_survived() -> None:
+    camera = make_camera("OPENCV", extra=(-0.6, 0.0, 0, 0))  # folds over inside the photo
+    pixels, points, _ = matches_of(make_camera())
+    pose = estimate_pose(pixels, points, camera, OPTIONS)
+    assert pose is None or pose.num_inliers <= len(pixels)
+
+
+def test_with_focal_length_copies() -> None:
+    camera = make_camera("PINHOLE")
+    other = with_focal_length(camera, 50.0)
+    np.testing.assert_array_equal(other.params, [50, 50, 400, 300])
+    np.testing.assert_array_equal(camera.params, [700, 700, 400, 300])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_error_px": 0.0},
+        {"loss_scale_px": -1.0},
+        {"min_inliers": 3},
+        {"max_iterations": 0},
+        {"success_probability": 1.0},
+        {"seed": -1},
+    ],
+)
+def test_bad_options_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        PnPOptions(**values)
