@@ -13,9 +13,9 @@ from matching.files import PathLike, existing_file
 
 Pair = tuple[str, str]
 
-# a photo sees the part of the scene between these multiples of the typical distance of neighbours
-_FRUSTUM_DEPTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
+_FRUSTUM_DEPTHS = 6  # sampled distances from a camera
 _FRUSTUM_GRID = 4  # sampled pixels per image side
+_NEAREST_FACTOR = 10  # only this many times `top_k` nearest cameras are compared
 
 
 def resolve_method(options: PairOptions, num_images: int, has_poses: bool) -> PairMethod:
@@ -124,9 +124,9 @@ def pairs_from_poses(
 ) -> list[Pair]:
     """Photos whose viewing frustums overlap most.
 
-    How far a camera looks is unknown; it is taken relative to the median distance between
-    neighbouring cameras. The overlap of two photos is the share of points, sampled in one frustum
-    at several depths, that project into the other, averaged over both directions.
+    How far a camera looks is unknown: points are sampled from the distance between neighbouring
+    cameras to twice the extent of all of them. The overlap of two photos is the share of the
+    points in one frustum that project into the other, lowered the more they look apart.
 
     Args:
         names: Photos, all with a pose.
@@ -137,23 +137,27 @@ def pairs_from_poses(
     if count < 2:
         return []
     centres = np.array([poses[n][1].inverse().translation for n in names])  # (N, 3)
-    rotations = np.array([poses[n][1].rotation.matrix() for n in names])  # (N, 3, 3)
-    unit = _typical_spacing(centres)
-    max_cosine = np.cos(np.radians(options.max_view_angle_deg))
-    overlap_found: list[Pair] = []
+    axes = np.array([poses[n][1].rotation.matrix()[2] for n in names])  # (N, 3) viewing directions
+    spacing = _typical_spacing(centres)
+    extent = float(np.linalg.norm(np.ptp(centres, axis=0)))
+    depths = np.geomspace(spacing, max(2 * extent, 10 * spacing), _FRUSTUM_DEPTHS)
+    min_cosine = np.cos(np.radians(options.max_view_angle_deg))
+    num_nearest = min(count, _NEAREST_FACTOR * options.top_k + 1)
+    chosen: list[Pair] = []
     for i, name in enumerate(names):
         camera, cam_from_world = poses[name]
-        points = cam_from_world.inverse() * _frustum_points(camera, unit)  # (P, 3) in the world
-        cosines = rotations[:, 2] @ rotations[i, 2]  # of the angles between viewing directions
-        reach = np.linalg.norm(centres - centres[i], axis=1) <= 2 * unit * _FRUSTUM_DEPTHS[-1]
+        points = cam_from_world.inverse() * _frustum_points(camera, depths)  # (P, 3) in the world
+        cosines = axes @ axes[i]
+        distances = np.linalg.norm(centres - centres[i], axis=1)
+        near = np.argsort(distances, kind="stable")[:num_nearest]
         overlaps = np.zeros(count)
-        for j in np.flatnonzero((cosines >= max_cosine) & reach):
+        for j in near[cosines[near] >= min_cosine].tolist():
             if j != i:
                 overlaps[j] = _share_inside(poses[names[j]], points) * (1 + cosines[j]) / 2
         # stable: equally good partners stay in the order of the names
-        best = np.argsort(-overlaps, kind="stable")[: options.top_k]
-        overlap_found += [(name, names[j]) for j in best.tolist() if overlaps[j] > 0]
-    return unique_pairs(names, overlap_found)
+        best = np.argsort(-overlaps, kind="stable")[: options.top_k].tolist()
+        chosen += [(name, names[j]) for j in best if overlaps[j] > 0]
+    return unique_pairs(names, chosen)
 
 
 def _typical_spacing(centres: NDArray[np.float64]) -> float:
@@ -167,7 +171,9 @@ def _typical_spacing(centres: NDArray[np.float64]) -> float:
     return float(np.median(nearest)) if nearest else 1.0
 
 
-def _frustum_points(camera: pycolmap.Camera, unit: float) -> NDArray[np.float64]:
+def _frustum_points(
+    camera: pycolmap.Camera, depths: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Points in the camera frame on a grid of pixels at several depths, (P, 3)."""
     steps = (np.arange(_FRUSTUM_GRID) + 0.5) / _FRUSTUM_GRID
     x, y = np.meshgrid(steps * camera.width, steps * camera.height)
@@ -175,7 +181,7 @@ def _frustum_points(camera: pycolmap.Camera, unit: float) -> NDArray[np.float64]
     rays = np.asarray(camera.cam_from_img(pixels))  # (G*G, 2)
     rays = rays[np.isfinite(rays).all(axis=1)]
     rays = np.concatenate([rays, np.ones((len(rays), 1))], axis=1)
-    return np.concatenate([rays * unit * depth for depth in _FRUSTUM_DEPTHS])
+    return np.concatenate([rays * depth for depth in depths])
 
 
 def _share_inside(
