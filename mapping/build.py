@@ -1,7 +1,6 @@
 """`build_map`: photos in, a map on disk out; a killed run continues where it was."""
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,17 +31,21 @@ from mapping.pair_matches import match_pairs
 from mapping.pairs import resolve_method, select_pairs
 from mapping.photos import Photo, PhotoSet, encode_photos, find_photos, view_key
 from mapping.reconstruct import (
+    REASONS,
+    SPARSE,
     ReconstructionResult,
     color_points,
+    read_result,
     structure_from_motion,
     triangulate,
+    write_result,
 )
 from mapping.retrieval import GlobalDescriber, build_index, search, train_describer
 from mapping.store import ViewCache, named_views, read_view, write_features
 from mapping.tracks import share_keypoints
 from mapping.workspace import Workspace, locked_workspace
 from matching.errors import InputError
-from matching.files import PathLike, atomic_file, atomic_folder, write_text_atomic
+from matching.files import PathLike, atomic_file
 from matching.matcher import Matcher
 from matching.options import first_difference, options_as_dict
 from matching.progress import Progress, silent
@@ -52,8 +55,6 @@ logger = logging.getLogger(__name__)
 
 Poses = dict[str, tuple[pycolmap.Camera, pycolmap.Rigid3d]]
 Descriptors = dict[str, NDArray[np.float32]]
-
-SPARSE = "sparse"
 
 
 def build_map(
@@ -106,10 +107,7 @@ def build_map(
             f"none of the photos in '{images}' is in the camera list, which names "
             f"'{next(iter(cameras))}' first"
         )
-    inputs = {
-        "known_poses": None if poses is None else _hash_poses(poses),
-        "cameras": _hash_cameras(given) if given else None,
-    }
+    inputs = hash_inputs(poses, given)
     identity = map_identity(
         options_as_dict(options),
         matcher.describe(),
@@ -169,10 +167,14 @@ def _hash_cameras(cameras: Mapping[str, pycolmap.Camera]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _hash_poses(poses: Poses) -> str:
-    lines = [f"{n} {p.matrix().tolist()}" for n, (_, p) in sorted(poses.items())]
-    cameras = _hash_cameras({n: c for n, (c, _) in poses.items()})
-    return hashlib.sha256("\n".join([cameras, *lines]).encode()).hexdigest()
+def hash_inputs(poses: Poses | None, cameras: Mapping[str, pycolmap.Camera]) -> dict[str, Any]:
+    """Hashes of given poses and cameras; None for what is not given."""
+    of_poses = None
+    if poses:
+        lines = [f"{n} {pose.matrix().tolist()}" for n, (_, pose) in sorted(poses.items())]
+        lines.append(_hash_cameras({n: camera for n, (camera, _) in poses.items()}))
+        of_poses = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return {"known_poses": of_poses, "cameras": _hash_cameras(cameras) if cameras else None}
 
 
 class _Build:
@@ -309,12 +311,9 @@ class _Build:
         calibrated: set[str],
     ) -> ReconstructionResult:
         """The model with coloured points, from an earlier run if that completed it."""
-        sparse, reasons = self.stages / SPARSE, self.stages / "not_registered.json"
+        sparse, reasons = self.stages / SPARSE, self.stages / REASONS
         if sparse.exists():
-            return ReconstructionResult(
-                model=pycolmap.Reconstruction(sparse),
-                not_registered=json.loads(reasons.read_text(encoding="utf-8")),
-            )
+            return read_result(sparse, reasons)
         options = self.options.reconstruction
         if poses is not None:
             result = triangulate(database, poses, options)
@@ -325,11 +324,10 @@ class _Build:
         color_points(
             result.model,
             self.images,
+            None,
             apply_exif_orientation=self.options.apply_exif_orientation,
         )
-        write_text_atomic(reasons, json.dumps(result.not_registered))
-        with atomic_folder(sparse) as temporary:
-            result.model.write_binary(temporary)
+        write_result(result, sparse, reasons)
         return result
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pycolmap
@@ -33,6 +34,7 @@ def write_database(
     cameras: MapCameras,
     keypoints: Mapping[str, NDArray[np.float32]],
     matches: Mapping[Pair, NDArray[np.int64]],
+    taken_by: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
     """Write a new database, or add photos and pairs to an existing one.
 
@@ -42,6 +44,7 @@ def write_database(
         keypoints: New photo to its keypoints (N, 2); for a photo of the database more keypoints
             than it has, the first ones unchanged.
         matches: New pair to rows of the keypoints, (M, 2).
+        taken_by: New photo to the number of a camera in the database, instead of ``cameras``.
     """
     with pycolmap.Database.open(path) as database:
         ids = {image.name: image.image_id for image in database.read_all_images()}
@@ -51,11 +54,14 @@ def write_database(
                 if name in ids:
                     database.update_keypoints(ids[name], points)
                     continue
-                place = cameras.camera_of[name]
-                if place not in camera_ids:
-                    camera_ids[place] = database.write_camera(cameras.cameras[place])
-                    _write_trivial_rig(database, camera_ids[place])
-                ids[name] = _write_image(database, name, camera_ids[place])
+                camera_id = taken_by.get(name)
+                if camera_id is None:
+                    place = cameras.camera_of[name]
+                    if place not in camera_ids:
+                        camera_ids[place] = database.write_camera(cameras.cameras[place])
+                        _write_trivial_rig(database, camera_ids[place])
+                    camera_id = camera_ids[place]
+                ids[name] = _write_image(database, name, camera_id)
                 database.write_keypoints(ids[name], points)
             for (name0, name1), rows in matches.items():
                 if len(rows):
@@ -115,6 +121,12 @@ def posed_reconstruction(
                 )
                 model.add_image_with_trivial_frame(bare, poses[image.name])
     return model
+
+
+def database_names(path: Path) -> list[str]:
+    """All photos of a database, sorted."""
+    with pycolmap.Database.open(path) as database:
+        return sorted(image.name for image in database.read_all_images())
 
 
 def verified_matches(path: Path) -> dict[str, tuple[int, int]]:

@@ -31,6 +31,7 @@ class Map:
         info: What ``map.json`` says.
         reconstruction: The COLMAP model, in memory as long as the map is.
         image_names: Photos with a pose, sorted.
+        describer: Turns local descriptors into the map's global ones.
     """
 
     def __init__(self, path: Path, info: MapInfo) -> None:
@@ -42,7 +43,7 @@ class Map:
         self.image_names = list(self._images)
         self._features = FeatureFile(path / "features.h5")
         self._views: ViewCache[str] = ViewCache(self._features.view)
-        self._describer = self._features.describer()
+        self.describer = self._features.describer()
         self._index = faiss.read_index(str(path / "retrieval.faiss"))
         self._point3D_ids: dict[str, NDArray[np.int64]] = {}
         self._sorted_points: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
@@ -214,5 +215,5 @@ class Map:
         Returns:
             Photos, best first; none for a query without anything to see.
         """
-        descriptor = self._describer.describe(matcher.local_descriptors(view))
+        descriptor = self.describer.describe(matcher.local_descriptors(view))
         return search(self._index, self.image_names, descriptor, top_k)

@@ -171,9 +171,7 @@ def _typical_spacing(centres: NDArray[np.float64]) -> float:
     return float(np.median(nearest)) if nearest else 1.0
 
 
-def _frustum_points(
-    camera: pycolmap.Camera, depths: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _frustum_points(camera: pycolmap.Camera, depths: NDArray[np.float64]) -> NDArray[np.float64]:
     """Points in the camera frame on a grid of pixels at several depths, (P, 3)."""
     steps = (np.arange(_FRUSTUM_GRID) + 0.5) / _FRUSTUM_GRID
     x, y = np.meshgrid(steps * camera.width, steps * camera.height)

@@ -1,8 +1,9 @@
 """Verified matches -> cameras and points: triangulation, incremental or global SfM (COLMAP's)."""
 
 import itertools
+import json
 import tempfile
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,13 @@ from mapping.colmap import global_options, incremental_options
 from mapping.database import posed_reconstruction, verified_matches
 from mapping.options import ReconstructionOptions
 from matching.errors import InputError
+from matching.files import atomic_folder, write_text_atomic
 from matching.images import read_image
 from matching.progress import Progress, silent
+
+# names in the working area
+SPARSE = "sparse"
+REASONS = "not_registered.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +108,8 @@ def structure_from_motion(
             models = _global(database, Path(work), options, fixed, uncalibrated)
         else:
             models = _incremental(database, Path(work), options, fixed, len(images), progress)
+    if not models and start is not None:
+        models = [start]  # not one more photo could be registered
     if not models:
         raise InputError(
             "no two photos could be reconstructed: too few matches between them, or too little "
@@ -238,27 +246,55 @@ def _matched_summary(database: Path) -> str:
     return f"{partners} of {len(matched)} photos have verified matches"
 
 
+def write_result(result: ReconstructionResult, sparse: Path, reasons: Path) -> None:
+    """Write a result; it counts once the folder ``sparse`` is there."""
+    write_text_atomic(reasons, json.dumps(result.not_registered))
+    with atomic_folder(sparse) as temporary:
+        result.model.write_binary(temporary)
+
+
+def read_result(sparse: Path, reasons: Path) -> ReconstructionResult:
+    """Read what `write_result` wrote."""
+    return ReconstructionResult(
+        model=pycolmap.Reconstruction(sparse),
+        not_registered=json.loads(reasons.read_text(encoding="utf-8")),
+    )
+
+
 def color_points(
-    model: pycolmap.Reconstruction, images: Path, *, apply_exif_orientation: bool
+    model: pycolmap.Reconstruction,
+    images: Path,
+    names: Sequence[str] | None,
+    *,
+    apply_exif_orientation: bool,
 ) -> None:
-    """Give every point the mean colour of the pixels that see it.
+    """Give points the mean colour of the pixels that see them.
 
     COLMAP's own way ignores the EXIF orientation, which would colour turned photos wrongly.
+
+    Args:
+        model: The model; only points that are black (have no colour yet) get one.
+        images: Photo folder.
+        names: Photos to take colours from; None takes all of the model.
+        apply_exif_orientation: Whether the model's pixels are those of upright photos.
     """
-    ids = np.array(sorted(model.points3D), dtype=np.int64)
+    ids = np.array(
+        sorted(i for i, p in model.points3D.items() if not p.color.any()), dtype=np.int64
+    )
     sums, counts = np.zeros((len(ids), 3)), np.zeros(len(ids))
     for image_id in model.reg_image_ids():
         image = model.image(image_id)
-        seen = image.get_observation_point2D_idxs()
-        if not seen:
+        if len(ids) == 0 or (names is not None and image.name not in names):
             continue
         pixels = read_image(images / image.name, apply_exif_orientation=apply_exif_orientation)
-        points2D = [image.points2D[i] for i in seen]
-        xy = np.array([p.xy for p in points2D])
-        rows = np.searchsorted(ids, [p.point3D_id for p in points2D])
         height, width = pixels.shape[:2]
-        x, y = (xy.astype(int).clip(0, (width - 1, height - 1))).T
-        np.add.at(sums, rows, pixels[y, x])
+        points2D = [p for p in image.points2D if p.has_point3D()]
+        seen = np.array([p.point3D_id for p in points2D], dtype=np.int64)
+        xy = np.array([p.xy for p in points2D]).reshape(-1, 2)
+        rows = np.searchsorted(ids, seen).clip(max=len(ids) - 1)
+        wanted = ids[rows] == seen
+        rows, xy = rows[wanted], xy[wanted].astype(int).clip(0, (width - 1, height - 1))
+        np.add.at(sums, rows, pixels[xy[:, 1], xy[:, 0]])
         np.add.at(counts, rows, 1)
     colors = np.round(sums / np.maximum(counts, 1)[:, None]).astype(np.uint8)
     for point3D_id, color in zip(ids.tolist(), colors, strict=True):

@@ -1,5 +1,6 @@
 """Encoded photos on disk: ``features.h5`` of a map, and single files while a map is being made."""
 
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -63,15 +64,32 @@ def write_features(
     """
     with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
         for name, view, descriptor in views:
-            group = file.create_group(f"images/{name}")
-            group.attrs["image_size"] = np.array(view.image_size, np.int64)
-            _write_array(group, "keypoints", view.keypoints)
-            for array, values in view.arrays.items():
-                _write_array(group, _ARRAY + array, values)
-            _write_array(group, "global_descriptor", descriptor)
+            _write_photo(file, name, view, descriptor)
         retrieval = file.create_group("retrieval")
         for array, values in describer.arrays().items():
             _write_array(retrieval, array, values)
+
+
+def append_features(
+    source: PathLike, path: PathLike, views: Iterable[tuple[str, View, NDArray[np.float32]]]
+) -> None:
+    """Write a copy of a ``features.h5`` with photos added or replaced; see `write_features`."""
+    with atomic_file(path) as temporary:
+        shutil.copyfile(source, temporary)
+        with h5py.File(temporary, "r+") as file:
+            for name, view, descriptor in views:
+                if f"images/{name}" in file:
+                    del file[f"images/{name}"]
+                _write_photo(file, name, view, descriptor)
+
+
+def _write_photo(file: h5py.File, name: str, view: View, descriptor: NDArray[np.float32]) -> None:
+    group = file.create_group(f"images/{name}")
+    group.attrs["image_size"] = np.array(view.image_size, np.int64)
+    _write_array(group, "keypoints", view.keypoints)
+    for array, values in view.arrays.items():
+        _write_array(group, _ARRAY + array, values)
+    _write_array(group, "global_descriptor", descriptor)
 
 
 def _write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
