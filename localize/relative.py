@@ -1,6 +1,6 @@
 """`relative_pose`: how one camera stood relative to another, from two photos."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import poselib
@@ -84,7 +84,7 @@ class _Estimate:
     camera1: pycolmap.Camera
     rotation: FloatArray  # (3, 3)
     translation: FloatArray  # (3,), unit length
-    score: float  # PoseLib's truncated squared error, less is better
+    cost: float  # squared errors in pixels, those of outliers truncated; less is better
     inlier_mask: NDArray[np.bool_]
 
 
@@ -179,21 +179,28 @@ def _best_estimate(
         pairs += _camera_candidates(
             pixels0, pixels1, guess0.camera, guess1.camera, unknown0, unknown1, options
         )
-    estimates = [_calibrated(pixels0, pixels1, c0, c1, options) for c0, c1 in pairs]
+    # a short run tells good cameras from bad ones
+    short = replace(options, max_iterations=min(options.max_iterations, 1000))
+    limited = short if len(pairs) > 1 else options
+    estimates = [_calibrated(pixels0, pixels1, c0, c1, limited) for c0, c1 in pairs]
     found = [e for e in estimates if e is not None]
     if not found:
         return None
     # the negative log posterior: where the matches do not tell the focal length, a common one wins
-    best = min(found, key=lambda e: e.score)
-    variance = max(best.score / max(int(best.inlier_mask.sum()), 1), 1e-12)
-    return min(
+    best = min(found, key=lambda e: e.cost)
+    variance = max(best.cost / max(int(best.inlier_mask.sum()), 1), 1e-12)
+    best = min(
         found,
         key=lambda e: (
-            e.score / variance
+            e.cost / variance
             + (_unusual(e.camera0) if unknown0 else 0.0)
             + (_unusual(e.camera1) if unknown1 else 0.0)
         ),
     )
+    if limited is options:
+        return best
+    again = _calibrated(pixels0, pixels1, best.camera0, best.camera1, options)
+    return again if again is not None and again.cost < best.cost else best
 
 
 def _calibrated(
@@ -223,15 +230,17 @@ def _calibrated(
     norm = float(np.linalg.norm(found.t))
     if info["num_inliers"] < _MIN_MATCHES or norm < 1e-12:
         return None
-    mask = np.zeros(len(pixels0), np.bool_)
-    mask[np.flatnonzero(usable)[np.asarray(info["inliers"], bool)]] = True
+    # PoseLib's own score is in units of the focal lengths, which differ between candidates
+    errors = epipolar_errors(found.R, found.t / norm, rays0, rays1) * np.mean(focals)
+    inlier_mask = np.zeros(len(pixels0), np.bool_)
+    inlier_mask[np.flatnonzero(usable)[np.asarray(info["inliers"], bool)]] = True
     return _Estimate(
         camera0=camera0,
         camera1=camera1,
         rotation=found.R,
         translation=found.t / norm,
-        score=float(info["model_score"]),
-        inlier_mask=mask,
+        cost=float(np.nansum(np.where(inlier_mask, errors, options.max_error_px) ** 2)),
+        inlier_mask=inlier_mask,
     )
 
 

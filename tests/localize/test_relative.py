@@ -1,0 +1,199 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+import pytest
+from PIL import Image
+
+from localize.relative import RelativeOptions, RelativePose, epipolar_errors, relative_pose
+from matching.errors import InputError
+from matching.types import View
+from tests.localize.synthetic import (
+    TruthMatcher,
+    look_at,
+    make_camera,
+    make_view,
+    observe,
+    photo_of,
+)
+
+Pair = tuple[View, View, np.ndarray]
+
+
+def make_pair(
+    camera0: pycolmap.Camera,
+    camera1: pycolmap.Camera,
+    *,
+    baseline: float = 2.0,
+    seed: int = 0,
+) -> Pair:
+    """Two views of one cloud and the true cam1_from_cam0."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(-2, 2, (600, 3))
+    # where optical axes meet at equal distances, focal lengths cannot be told
+    pose0 = look_at([7, -baseline / 2, 0.3], [0, 0.8, -0.3])
+    pose1 = look_at([7 - baseline / 3, baseline / 2, 0.3 - baseline / 10], [0, -0.2, 1.0])
+    views = []
+    for pose, camera in ((pose0, camera0), (pose1, camera1)):
+        pixels, rows = observe(points, pose, camera, rng, noise_px=0.3)
+        views.append(make_view(pixels, rows, (camera.width, camera.height)))
+    relative = np.eye(4)
+    relative[:3] = (pose1 * pose0.inverse()).matrix()
+    return views[0], views[1], relative
+
+
+def errors_deg(result: RelativePose, truth: np.ndarray) -> tuple[float, float]:
+    """Rotation and direction of the translation, degrees."""
+    assert result.cam1_from_cam0 is not None
+    estimate = result.cam1_from_cam0
+    turn = estimate[:3, :3] @ truth[:3, :3].T
+    cosines = [
+        (np.trace(turn) - 1) / 2,
+        estimate[:3, 3] @ truth[:3, 3] / np.linalg.norm(truth[:3, 3]),
+    ]
+    rotation, translation = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+    return float(rotation), float(translation)
+
+
+@pytest.mark.parametrize("outliers", [0.0, 0.6])
+@pytest.mark.parametrize(
+    ("model", "extra"), [("SIMPLE_PINHOLE", ()), ("OPENCV", (0.05, -0.02, 0.001, 0.002))]
+)
+def test_given_cameras(model: str, extra: tuple[float, ...], outliers: float) -> None:
+    camera0 = make_camera(model, extra=extra)
+    camera1 = make_camera(model, 900.0, (1000, 700), extra)
+    view0, view1, truth = make_pair(camera0, camera1)
+    result = relative_pose(
+        view0, view1, matcher=TruthMatcher({}, outliers), camera0=camera0, camera1=camera1
+    )
+    assert result.success, result.reason
+    rotation, translation = errors_deg(result, truth)
+    assert rotation < 0.2
+    assert translation < 1
+    assert not result.metric
+    assert result.cam1_from_cam0 is not None
+    assert np.linalg.norm(result.cam1_from_cam0[:3, 3]) == pytest.approx(1)
+    assert result.num_matches == len(result.matches) == len(result.inlier_mask)
+    assert result.num_inliers == result.inlier_mask.sum()
+    assert 0 < result.confidence < 1
+
+
+def test_turned_round_gives_the_inverse() -> None:
+    camera = make_camera()
+    view0, view1, truth = make_pair(camera, camera)
+    cameras: dict[str, Any] = {"camera0": camera, "camera1": camera}
+    result = relative_pose(view1, view0, matcher=TruthMatcher({}), **cameras)
+    rotation, translation = errors_deg(result, np.linalg.inv(truth))
+    assert rotation < 0.2
+    assert translation < 1
+
+
+@pytest.mark.parametrize(
+    ("focal0", "focal1", "size1"),
+    [(600.0, 600.0, (800, 600)), (1500.0, 1500.0, (800, 600)), (700.0, 1100.0, (1000, 700))],
+)
+def test_unknown_focal_lengths(focal0: float, focal1: float, size1: tuple[int, int]) -> None:
+    camera0, camera1 = make_camera(focal=focal0), make_camera(focal=focal1, size=size1)
+    view0, view1, truth = make_pair(camera0, camera1)
+    result = relative_pose(view0, view1, matcher=TruthMatcher({}, 0.3))
+    rotation, translation = errors_deg(result, truth)
+    # without calibration, some degrees of the direction trade with the focal length
+    assert rotation < 1.5
+    assert translation < 4
+    assert result.camera0.mean_focal_length() == pytest.approx(focal0, rel=0.15)
+    assert result.camera1.mean_focal_length() == pytest.approx(focal1, rel=0.15)
+
+
+def test_one_camera_given() -> None:
+    camera0, camera1 = make_camera(focal=700.0), make_camera(focal=1100.0, size=(1000, 700))
+    view0, view1, truth = make_pair(camera0, camera1)
+    result = relative_pose(view0, view1, matcher=TruthMatcher({}, 0.3), camera0=camera0)
+    rotation, translation = errors_deg(result, truth)
+    assert rotation < 1
+    assert translation < 3
+    assert result.camera0.mean_focal_length() == 700
+    assert result.camera1.mean_focal_length() == pytest.approx(1100, rel=0.1)
+
+
+def test_a_turn_on_the_spot_has_no_translation() -> None:
+    camera = make_camera()
+    view0, view1, _ = make_pair(camera, camera, baseline=0.0)
+    result = relative_pose(view0, view1, matcher=TruthMatcher({}), camera0=camera, camera1=camera)
+    assert not result.success
+    assert "one spot" in result.reason
+    assert result.confidence == 0
+
+
+def test_wrong_and_few_matches_fail_with_a_reason() -> None:
+    camera = make_camera()
+    view0, view1, _ = make_pair(camera, camera)
+    cameras: dict[str, Any] = {"camera0": camera, "camera1": camera}
+    wrong = relative_pose(view0, view1, matcher=TruthMatcher({}, 1.0), **cameras)
+    assert not wrong.success
+    assert "too few inliers" in wrong.reason
+    assert wrong.cam1_from_cam0 is None
+    unknown = relative_pose(view0, view1, matcher=TruthMatcher({}, 1.0))
+    assert not unknown.success
+    few = make_view(view1.keypoints[:9], view1.arrays["ids"][:9])
+    result = relative_pose(view0, few, matcher=TruthMatcher({}), **cameras)
+    assert result.reason.startswith("too few matches: ")
+    black = relative_pose(photo_of(0), photo_of(0, (1, 1)), matcher=TruthMatcher({}))
+    assert black.reason == "too few matches: 0 < 15"
+    assert black.num_matches == 0
+
+
+def test_the_same_input_gives_the_same_pose() -> None:
+    view0, view1, _ = make_pair(make_camera(), make_camera())
+    first, second = (
+        relative_pose(view0, view1, matcher=TruthMatcher({}, 0.3)).cam1_from_cam0 for _ in range(2)
+    )
+    assert first is not None and second is not None
+    assert (first == second).all()
+
+
+def test_files_and_their_exif(tmp_path: Path) -> None:
+    view0, view1, truth = make_pair(make_camera(focal=700.0), make_camera(focal=700.0))
+    paths = [tmp_path / "0.png", tmp_path / "1.png"]
+    exif = Image.Exif()
+    exif[0x8769] = {0xA405: 32}  # 32 mm on 36 mm film at 800 pixels: about 700
+    for number, path in enumerate(paths):
+        Image.fromarray(photo_of(number)).save(path, exif=exif)
+    result = relative_pose(*paths, matcher=TruthMatcher({0: view0, 1: view1}))
+    assert result.camera0.mean_focal_length() == pytest.approx(700, rel=0.1)
+    # the film's diagonal is meant, so the focal length is 4 % off
+    assert errors_deg(result, truth)[0] < 2
+    with pytest.raises(InputError, match=r"nothing\.png"):
+        relative_pose(tmp_path / "nothing.png", paths[1], matcher=TruthMatcher({}))
+    with pytest.raises(InputError, match="'image 1' is 600x800"):
+        relative_pose(*paths, matcher=TruthMatcher({}), camera1=make_camera(size=(600, 800)))
+
+
+def test_epipolar_errors_are_first_order_distances() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, (200, 3)) + np.array([0, 0, 5])
+    rotation = pycolmap.Rotation3d(np.array([0.02, 0.1, -0.05, 1.0])).matrix()
+    translation = np.array([1.0, 0.2, 0.1])
+    moved = points @ rotation.T + translation
+    rays0, rays1 = points[:, :2] / points[:, 2:], moved[:, :2] / moved[:, 2:]
+    np.testing.assert_allclose(epipolar_errors(rotation, translation, rays0, rays1), 0, atol=1e-12)
+    # half of a shift across the epipolar line: both photos are moved to meet
+    line = np.cross(translation, np.column_stack([rays0, np.ones(200)]) @ rotation.T)[:, :2]
+    across = line / np.linalg.norm(line, axis=1, keepdims=True)
+    shifted = epipolar_errors(rotation, translation, rays0, rays1 + 1e-4 * across)
+    np.testing.assert_allclose(shifted, 1e-4 / np.sqrt(2), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_error_px": 0.0},
+        {"min_inliers": 5},
+        {"max_iterations": 0},
+        {"success_probability": 1.0},
+        {"seed": -1},
+    ],
+)
+def test_bad_options_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        RelativeOptions(**values)
