@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 if TYPE_CHECKING:
     import pycolmap
 
+    from mapping import Map
     from matching import Matcher
     from matching.progress import Progress
 
@@ -85,7 +86,7 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
         device=arguments.device,
         progress=_progress(arguments),
     )
-    _say(arguments, result.text())
+    _say(arguments, result.text)
     return result.to_dict()
 
 
@@ -161,7 +162,12 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     from matching.files import atomic_file
     from matching.images import read_image
 
-    matcher = _matcher(arguments, _given_options(arguments))
+    given = _given_options(arguments)
+    if arguments.dense:
+        if arguments.matcher == "sift":
+            raise WrongUseError("--dense needs a neural matcher (--matcher), SIFT is sparse")
+        _set(given, "matcher.dense", True)
+    matcher = _matcher(arguments, given)
     images = [read_image(arguments.image0), read_image(arguments.image1)]
     matches = matcher.match(*images)
     if arguments.out is not None:
@@ -211,10 +217,17 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks import EvaluationOptions, evaluate
 
     options = _build(EvaluationOptions, _given_options(arguments))
-    report = evaluate(arguments.poses, arguments.ground_truth, options=options)
+    report = evaluate(
+        arguments.poses,
+        arguments.ground_truth,
+        queries=arguments.queries,
+        cameras=arguments.cameras,
+        align_map=_alignment(arguments.align_map),
+        options=options,
+    )
     if arguments.out is not None:
         report.write(arguments.out)
-    _say(arguments, report.text())
+    _say(arguments, report.to_text())
     return report.to_dict()
 
 
@@ -233,21 +246,33 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         limit=arguments.limit,
         progress=_progress(arguments),
     )
-    _say(arguments, report.text())
+    _say(arguments, report.to_text())
     return report.to_dict()
+
+
+def _weights(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Convert a checkpoint to safetensors; nothing in it is ever executed."""
+    from matching.checkpoint import convert_checkpoint
+
+    path = convert_checkpoint(arguments.source, arguments.target)
+    _say(arguments, f"wrote {path}")
+    return {"path": str(path)}
 
 
 def _info(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a map holds."""
     from mapping import Map
+    from matching.errors import InputError
 
     scene = Map.open(arguments.map)
-    if arguments.check:
-        scene.check()
     _say(arguments, scene.summary())
-    if arguments.check:
-        _say(arguments, "every file is as it was written")
-    return scene.to_dict()
+    if not arguments.check:
+        return scene.to_dict()
+    problems = scene.check()
+    if problems:
+        raise InputError("; ".join(problems))
+    _say(arguments, "every file is as it was written")
+    return {**scene.to_dict(), "problems": problems}
 
 
 # ------------------------------------------------------------------------- arguments, options
@@ -306,6 +331,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_two_images(command)
     command.add_argument("--out", metavar="FILE", help="write keypoints and scores as .npz")
     command.add_argument("--plot", metavar="FILE", help="draw the matches over the photos")
+    command.add_argument(
+        "--dense", action="store_true", help="every mutual nearest neighbour (neural matchers)"
+    )
     _add_matcher(command)
 
     command = _command(commands, "relative", _relative)
@@ -321,6 +349,13 @@ def _parser() -> argparse.ArgumentParser:
         "poses", metavar="POSES", help="poses.txt; results.jsonl beside it is used"
     )
     command.add_argument("ground_truth", metavar="GROUND_TRUTH", help="COLMAP model or poses file")
+    command.add_argument("--queries", metavar="LIST", help="all names; those not in POSES failed")
+    command.add_argument("--cameras", metavar="LIST", help="intrinsics of the queries, for VCRE")
+    command.add_argument(
+        "--align-map",
+        metavar="MAP",
+        help="first fit a similarity from the photos of this map (or COLMAP model) to the truth",
+    )
     command.add_argument("--out", metavar="FILE", help="write report.json")
 
     command = _command(commands, "benchmark", _benchmark)
@@ -330,9 +365,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--limit", type=int, metavar="N", help="only the first N queries or pairs")
     _add_matcher(command)
 
+    command = _command(commands, "weights", _weights)
+    command.add_argument("action", choices=["convert"], help="the only action")
+    command.add_argument("source", metavar="IN", help="official .pth, hub folder or safetensors")
+    command.add_argument("target", metavar="OUT", help="NAME.safetensors, or a folder")
+
     command = _command(commands, "info", _info)
     command.add_argument("map", metavar="MAP", help="folder of the map")
-    command.add_argument("--check", action="store_true", help="verify every file's hash")
+    command.add_argument("--check", action="store_true", help="verify every byte of every file")
     return parser
 
 
@@ -357,7 +397,12 @@ def _command(commands: Any, name: str, run: Any) -> argparse.ArgumentParser:
 
 
 def _add_matcher(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--matcher", default="sift", metavar="M", help="sift (default)")
+    command.add_argument(
+        "--matcher",
+        default="sift",
+        metavar="M",
+        help="sift (default), the path of a MASt3R or DUSt3R checkpoint, or a hub id",
+    )
 
 
 def _add_two_images(command: argparse.ArgumentParser) -> None:
@@ -411,6 +456,15 @@ def _matcher(arguments: argparse.Namespace, given: dict[str, Any]) -> "Matcher":
     return load_matcher(
         arguments.matcher, device=arguments.device, options=given.pop("matcher", None)
     )
+
+
+def _alignment(path: str | None) -> "Map | str | None":
+    """The map to align by; a path that is no map is taken for a COLMAP model or a poses file."""
+    if path is None or not (Path(path) / "map.json").is_file():
+        return path
+    from mapping import Map
+
+    return Map.open(path)
 
 
 def _camera(text: str | None, option: str) -> "pycolmap.Camera | None":

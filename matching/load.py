@@ -1,11 +1,14 @@
 """`load_matcher`: from a name to a ready matcher."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from matching.errors import InputError
 from matching.matcher import Matcher
 from matching.options import build_options
+
+BUNDLED = {"small": Path(__file__).parent / "weights" / "small.safetensors"}
 
 
 def load_matcher(
@@ -14,21 +17,39 @@ def load_matcher(
     """Load a matcher.
 
     Args:
-        name: ``"sift"``.
+        name: ``"sift"``, a bundled model, the path of a checkpoint (official .pth, safetensors or
+            a hub folder), or a hub id such as ``"naver/MASt3R_ViTLarge_..."``.
         device: Torch device for the matcher's arithmetic, ``"cpu"`` or ``"cuda"``.
-        options: The matcher's own options by name, see `matching.sift.SiftOptions`.
+        options: The matcher's own options by name: `matching.sift.SiftOptions` or
+            `matching.mast3r.Mast3rOptions`.
 
     Raises:
-        InputError: Unknown name, option or device.
+        InputError: Unknown name, option or device, or a checkpoint that cannot be used.
     """
     check_device(device)
+    options = options or {}
     if name == "sift":
         from matching.sift import SiftMatcher, SiftOptions
 
-        return SiftMatcher(
-            build_options(SiftOptions, options or {}, prefix="matcher."), device=device
+        return SiftMatcher(build_options(SiftOptions, options, prefix="matcher."), device=device)
+    if name not in BUNDLED and "/" not in name and not Path(name).exists():
+        raise InputError(
+            f"unknown matcher '{name}' (known: {', '.join(known_matchers())}, the path of a "
+            "checkpoint, or a hub id 'owner/name')"
         )
-    raise InputError(f"unknown matcher '{name}' (known: sift)")
+    from matching.mast3r import Mast3rMatcher, Mast3rOptions
+
+    return Mast3rMatcher.load(
+        BUNDLED.get(name, name),
+        device=device,
+        options=build_options(Mast3rOptions, options, prefix="matcher."),
+        name=name,
+    )
+
+
+def known_matchers() -> list[str]:
+    """Names of the matchers that come with the package."""
+    return ["sift", *(name for name, path in BUNDLED.items() if path.exists())]
 
 
 def check_device(device: str) -> None:
