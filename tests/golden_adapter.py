@@ -20,6 +20,7 @@ from matching.preprocess import (
     fit_to_trained_size,
     to_network_tensor,
 )
+from matching.training import losses as training_losses
 
 _cached: tuple[int, NetworkConfig, PairNetwork] | None = None
 
@@ -113,3 +114,112 @@ def rescale_points(
 
 def focal(pts3d: Tensor, pp: Tensor, mode: Any, min_focal: float, max_focal: float) -> Tensor:
     return focal_from_pointmap(pts3d, pp, mode=mode, min_focal=min_focal, max_focal=max_focal)
+
+
+def fast_nn(
+    desc1: Tensor,
+    desc2: Tensor,
+    subsample: int | None,
+    seeds: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+    pixel_tol: float,
+) -> tuple[Tensor, Tensor]:
+    """The published order of the results: no duplicates, sorted by the pixel of map 1."""
+    from matching.reciprocal import iterated_matches, seeded_matches
+
+    if subsample is not None:
+        return iterated_matches(desc1, desc2, step=subsample)
+    assert seeds is not None
+    xy1 = torch.from_numpy(np.stack(seeds, 1))
+    (found,) = seeded_matches([desc1], [desc2], [xy1], pixel_tol=pixel_tol)
+    rows = (xy1[:, 1] * desc1.shape[1] + xy1[:, 0]).numpy()
+    order = torch.from_numpy(np.unique(rows, return_index=True)[1])
+    order = order[found.kept.cpu()[order]]
+    return xy1[order], found.xy1.cpu()[order]
+
+
+def brute_nn(desc1: Tensor, desc2: Tensor) -> tuple[Tensor, Tensor]:
+    from matching.reciprocal import nearest_neighbours
+
+    found = nearest_neighbours(desc1, desc2)
+    return found.index01, found.index10
+
+
+def c2f(
+    hw_map: tuple[int, int],
+    hw_query: tuple[int, int],
+    p_map: NDArray[np.float64],
+    p_query: NDArray[np.float64],
+    res_map: tuple[int, int],
+    res_query: tuple[int, int],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    from matching.coarse_to_fine import choose_windows
+
+    windows = choose_windows(
+        image_size0=hw_map[::-1],
+        image_size1=hw_query[::-1],
+        keypoints0=p_map,
+        keypoints1=p_query,
+        network_size0=res_map[::-1],
+        network_size1=res_query[::-1],
+    )
+    return windows.boxes0, windows.boxes1
+
+
+def losses(
+    name: str,
+    gt1: Mapping[str, Tensor],
+    gt2: Mapping[str, Tensor],
+    pred1: Mapping[str, Tensor],
+    pred2: Mapping[str, Tensor],
+) -> float:
+    """A published training loss of a batch, named as in golden_losses."""
+    valid = gt1["valid_mask"], gt2["valid_mask"]
+    camera0_from_world = torch.linalg.inv(gt1["camera_pose"].double())
+    target0, target1 = (
+        (
+            gt["pts3d"].double() @ camera0_from_world[:, None, :3, :3].mT
+            + camera0_from_world[:, None, None, :3, 3]
+        ).float()
+        for gt in (gt1, gt2)
+    )
+
+    def regression(*, metric: bool, sky: bool) -> Tensor:
+        errors = training_losses.pointmap_errors(
+            *(pred1["pts3d"], pred2["pts3d_in_other_view"], target0, target1, *valid),
+            is_metric=gt1["is_metric_scale"] if metric else None,
+        )
+        first, second = (
+            training_losses.confidence_weighted_loss(
+                error, pred["conf"], mask, sky=gt["sky_mask"] if sky else None
+            )
+            for error, pred, mask, gt in zip(errors, (pred1, pred2), valid, (gt1, gt2), strict=True)
+        )
+        return first + second
+
+    items = torch.arange(len(target0))[:, None]
+
+    def at_corres(values: Tensor, gt: Mapping[str, Tensor]) -> Tensor:
+        x, y = gt["corres"].unbind(-1)
+        return values[items, y, x]
+
+    real = gt1["valid_corres"]
+    descriptors = at_corres(pred1["desc"], gt1), at_corres(pred2["desc"], gt2)
+    confidences = at_corres(pred1["desc_conf"], gt1), at_corres(pred2["desc_conf"], gt2)
+    if name == "conf_regr3d_metric":
+        return float(regression(metric=True, sky=True))
+    if name == "conf_regr3d_all_normalised":
+        return float(regression(metric=False, sky=True))
+    if name == "conf_regr3d_dust3r":
+        return float(regression(metric=False, sky=False))
+    if name.startswith("matching_"):
+        mode: Any = name.removeprefix("matching_")
+        found = training_losses.info_nce(*descriptors, mode=mode)
+        return float(training_losses.masked_mean(found, real))
+    matching = training_losses.confident_matching_loss(
+        training_losses.info_nce(*descriptors), *confidences, real
+    )
+    if name == "conf_matching":
+        return float(matching)
+    if name == "total":
+        return float(regression(metric=True, sky=True) + 0.075 * matching)
+    raise ValueError(f"unknown loss '{name}'")

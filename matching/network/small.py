@@ -12,7 +12,7 @@ cross attention, and heads for point maps in camera 0, descriptors and confidenc
 * A global descriptor for retrieval is pooled from the encoder's tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -70,8 +70,11 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Args: x: (B, C, H, W), best channels-last in memory. Returns the same."""
         last = x.permute(0, 2, 3, 1)
-        normed = F.layer_norm(last, last.shape[-1:], self.weight, self.bias, eps=1e-5)
-        return normed.to(x.dtype).permute(0, 3, 1, 2)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        # autocast would write float32 to memory; the kernel sums in float32 whatever it is given
+        with torch.autocast(x.device.type, enabled=False):
+            normed = F.layer_norm(last, last.shape[-1:], weight, bias, eps=1e-5)
+        return normed.permute(0, 3, 1, 2)
 
 
 class ConvBlock(nn.Module):
@@ -182,11 +185,17 @@ class SmallHead(nn.Module):
         x = self.stage4(_join(F.pixel_shuffle(self.to_stage4(x), 2), skips["skip4"]))
         points = descriptors = None
         if want.pointmap:
-            points = F.pixel_shuffle(self.points(x), 4).permute(0, 2, 3, 1).float()
+            points = F.pixel_shuffle(_in_own_precision(self.points, x), 4).permute(0, 2, 3, 1)
         if want.descriptors:
             x = self.stage2(_join(F.pixel_shuffle(self.to_stage2(x), 2), skips["skip2"]))
-            descriptors = self.descriptors(x).permute(0, 2, 3, 1).float()
+            descriptors = _in_own_precision(self.descriptors, x).permute(0, 2, 3, 1)
         return points, descriptors
+
+
+def _in_own_precision(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A last layer stays in float32 when the others are cast, and under autocast."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.to(layer.weight.dtype)).float()
 
 
 def _join(x: Tensor, skip: Tensor) -> Tensor:
@@ -226,6 +235,15 @@ class SmallNetwork(PairNetwork):
         self.global_head = nn.Linear(width, GLOBAL_DIM)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.view_embed, std=0.02)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """All transformer blocks, see `PairNetwork.blocks`."""
+        yield from self.enc_blocks
+        yield from self.dec_blocks
+
+    def float32_layers(self) -> Iterator[nn.Module]:
+        """Layers that stay in float32 when the others are cast."""
+        yield from (self.head.points, self.head.descriptors, self.pool, self.global_head)
 
     def embed(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """First tokens (B, N, C) float32 and the stem's skip features; images in [-1, 1]."""
