@@ -1,0 +1,96 @@
+"""Tests of `mapping/build.py`: whole maps of a world with known truth."""
+
+import numpy as np
+import pytest
+
+from mapping import Map, MapOptions, ReconstructionOptions, build_map
+from matching import InputError
+from tests.mapping.conftest import Place
+from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher
+
+
+def test_known_poses_stay_exactly_as_they_are(place: Place, posed_map: Map) -> None:
+    assert posed_map.image_names == sorted(place.names.values())
+    assert posed_map.info.known_poses
+    for number, name in place.names.items():
+        found = posed_map.cam_from_world(name).matrix()
+        # only the way through the quaternion on disk rounds
+        np.testing.assert_allclose(found, place.world.poses[number].matrix(), atol=1e-14)
+    ids = np.array(sorted(posed_map.reconstruction.points3D))
+    assert len(ids) > 300
+    # 0.2 px noise at 6 m and 600 px focal length are 2 mm per view
+    distances = np.linalg.norm(
+        posed_map.points3D(ids)[:, None] - place.world.points[None], axis=2
+    ).min(1)
+    assert np.median(distances) < 0.004
+    assert posed_map.info.mean_reprojection_error_px < 0.4
+
+
+@pytest.mark.parametrize("method", ["incremental", "global"])
+def test_unknown_poses(place: Place, tmp_path, method) -> None:
+    options = MapOptions(reconstruction=ReconstructionOptions(method=method))
+    cameras = dict.fromkeys(place.names.values(), place.world.camera)
+    scene = build_map(
+        place.photos, tmp_path / "map", FakeMatcher(place.world), options=options, cameras=cameras
+    )
+    assert scene.image_names == sorted(place.names.values())
+    assert not scene.info.known_poses
+    assert place.world.centre_error(scene.reconstruction, place.names) < 0.01
+    camera = scene.camera(scene.image_names[0])
+    np.testing.assert_array_equal(camera.params, place.world.camera.params)
+
+
+@pytest.mark.parametrize("method", ["incremental", "global"])
+def test_unknown_intrinsics(place: Place, tmp_path, method) -> None:
+    options = MapOptions(reconstruction=ReconstructionOptions(method=method))
+    scene = build_map(place.photos, tmp_path / "map", FakeMatcher(place.world), options=options)
+    assert scene.image_names == sorted(place.names.values())
+    assert scene.reconstruction.num_cameras() == 1  # photos of one size share a camera
+    # the guess is 1.2 x 640 = 768 px, the truth 600 px
+    assert abs(scene.camera(scene.image_names[0]).mean_focal_length() - 600) < 30
+    assert place.world.centre_error(scene.reconstruction, place.names) < 0.1
+
+
+@pytest.mark.parametrize("posed", [True, False])
+def test_matcher_without_keypoints(place: Place, tmp_path, posed) -> None:
+    matcher = FakeDenseMatcher(place.world)
+    cameras = dict.fromkeys(place.names.values(), place.world.camera)
+    scene = build_map(
+        place.photos,
+        tmp_path / "map",
+        matcher,
+        known_poses=place.world.model(place.names) if posed else None,
+        cameras=None if posed else cameras,
+    )
+    assert scene.image_names == sorted(place.names.values())
+    assert place.world.centre_error(scene.reconstruction, place.names) < 0.02
+    assert scene.reconstruction.compute_mean_track_length() > 5  # pairs share keypoints
+    name = scene.image_names[3]
+    assert len(scene.load_view(name).keypoints) == len(scene.point3D_ids(name))
+
+
+def test_same_map_from_two_runs(place: Place, tmp_path) -> None:
+    maps = [
+        build_map(place.photos, tmp_path / name, FakeMatcher(place.world)) for name in ("a", "b")
+    ]
+    for name in maps[0].image_names:
+        np.testing.assert_array_equal(
+            maps[0].cam_from_world(name).matrix(), maps[1].cam_from_world(name).matrix()
+        )
+    assert maps[0].fingerprint == maps[1].fingerprint
+
+
+def test_up_to_date_map_is_opened_and_other_options_are_refused(place: Place, tmp_path) -> None:
+    matcher = FakeMatcher(place.world)
+    first = build_map(place.photos, tmp_path / "map", matcher)
+    again = FakeMatcher(place.world)
+    assert build_map(place.photos, tmp_path / "map", again).fingerprint == first.fingerprint
+    assert again.num_encoded == again.num_matched == 0
+    other = MapOptions(reconstruction=ReconstructionOptions(min_triangulation_angle_deg=3))
+    with pytest.raises(InputError, match="min_triangulation_angle_deg"):
+        build_map(place.photos, tmp_path / "map", matcher, options=other)
+    with pytest.raises(InputError, match="images"):
+        build_map(place.photos, tmp_path / "map", matcher, image_names=["0001.png", "0002.png"])
+    replaced = build_map(place.photos, tmp_path / "map", matcher, options=other, overwrite=True)
+    assert replaced.info.options["reconstruction"]["min_triangulation_angle_deg"] == 3
+    assert replaced.check() == []

@@ -1,0 +1,119 @@
+"""Tests of `mapping/extend.py`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mapping import Map, MapOptions, PairOptions, build_map
+from matching import InputError
+from tests.mapping.conftest import Place
+from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher
+
+FIRST = [f"{i:04d}.png" for i in (1, 2, 4, 6, 7)]
+NEW = ["0003.png", "0005.png", "0008.png"]
+
+
+def make(place: Place, path: Path, matcher: FakeMatcher, *, posed: bool) -> Map:
+    model = place.world.model({n: name for n, name in place.names.items() if name in FIRST})
+    cameras = dict.fromkeys(FIRST, place.world.camera)
+    return build_map(
+        place.photos,
+        path,
+        matcher,
+        image_names=FIRST,
+        known_poses=model if posed else None,
+        cameras=None if posed else cameras,
+    )
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("posed", [False, True])
+def test_extend_keeps_what_is_there(place: Place, tmp_path: Path, posed, dense) -> None:
+    matcher = (FakeDenseMatcher if dense else FakeMatcher)(place.world)
+    old = make(place, tmp_path / "map", matcher, posed=posed)
+    matcher.num_encoded = matcher.num_matched = 0
+    new = old.extend(place.photos, matcher)  # the whole folder: photos of the map are skipped
+    assert matcher.num_encoded == 3
+    assert matcher.num_matched == 3 * 5 + 3  # not one old pair again
+    assert new.image_names == sorted([*FIRST, *NEW])
+    assert new.info.not_registered == {}
+    for name in FIRST:
+        np.testing.assert_array_equal(
+            new.cam_from_world(name).matrix(), old.cam_from_world(name).matrix()
+        )
+        assert len(new.load_view(name).keypoints) == len(new.point3D_ids(name))
+        kept = len(old.load_view(name).keypoints)
+        np.testing.assert_array_equal(
+            new.load_view(name).keypoints[:kept], old.load_view(name).keypoints
+        )
+    assert place.world.centre_error(new.reconstruction, place.names) < 0.02
+    assert new.info.num_observations > old.info.num_observations
+    assert all((new.point3D_ids(name) >= 0).sum() > 100 for name in NEW)
+    # photos of the same folder and size were taken by the map's camera
+    assert new.camera("0003.png").params.tolist() == place.world.camera.params.tolist()
+    assert new.check() == []
+    view = matcher.encode(place.photos / "0005.png")
+    assert new.retrieve(view, matcher, 1)[0].name == "0005.png"
+    assert new.extend(place.photos, matcher).fingerprint == new.fingerprint  # nothing to add
+
+
+def test_extend_with_known_poses(place: Place, tmp_path: Path) -> None:
+    matcher = FakeMatcher(place.world)
+    scene = make(place, tmp_path / "map", matcher, posed=True)
+    scene = scene.extend(
+        place.photos, matcher, names=NEW, known_poses=place.world.model(place.names)
+    )
+    assert scene.image_names == sorted([*FIRST, *NEW])
+    for number, name in place.names.items():
+        np.testing.assert_allclose(
+            scene.cam_from_world(name).matrix(), place.world.poses[number].matrix(), atol=1e-14
+        )
+        assert (scene.point3D_ids(name) >= 0).sum() > 200
+
+
+def test_extend_by_retrieval(place: Place, tmp_path: Path) -> None:
+    matcher = FakeMatcher(place.world)
+    options = MapOptions(pairs=PairOptions(max_exhaustive=4, top_k=2))
+    scene = build_map(
+        place.photos, tmp_path / "map", matcher, image_names=FIRST, options=options,
+        known_poses=place.world.model(place.names),
+    )  # fmt: skip
+    matcher.num_matched = 0
+    scene = scene.extend(place.photos, matcher, names=["0003.png"])
+    assert matcher.num_matched == 2
+    assert "0003.png" in scene.image_names
+
+
+def test_bad_and_unconnected_new_photos_are_listed(place: Place, tmp_path: Path) -> None:
+    matcher = FakeMatcher(place.world)
+    scene = make(place, tmp_path / "map", matcher, posed=True)
+    more = tmp_path / "more"
+    place.world.write_photos(more, {3: "good.png", 0: "nothing.png"})
+    (more / "broken.jpg").write_bytes(b"no image")
+    extended = scene.extend(more, matcher)
+    assert extended.image_names == sorted([*FIRST, "good.png"])
+    assert sorted(extended.info.not_registered) == ["broken.jpg", "nothing.png"]
+    assert "no readable image" in extended.info.not_registered["broken.jpg"]
+    assert "no verified matches" in extended.info.not_registered["nothing.png"]
+    again = extended.extend(place.photos, matcher, names=["0008.png"])
+    assert sorted(again.info.not_registered) == ["broken.jpg", "nothing.png"]
+
+
+def test_refusals(place: Place, tmp_path: Path) -> None:
+    matcher = FakeMatcher(place.world)
+    scene = make(place, tmp_path / "map", matcher, posed=True)
+    with pytest.raises(InputError, match="name"):
+        scene.extend(place.photos, FakeDenseMatcher(place.world))
+    with pytest.raises(InputError, match="fingerprint"):
+        scene.extend(place.photos, FakeMatcher(place.world, noise_px=0.3))
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "0001.png").write_bytes((place.photos / "0003.png").read_bytes() + b"x")
+    with pytest.raises(InputError, match=r"0001\.png.*rename"):
+        scene.extend(more, matcher)
+    (more / "0001.png").rename(more / "broken.png")
+    (more / "broken.png").write_bytes(b"no")
+    with pytest.raises(InputError, match=r"no new photo.*broken\.png"):
+        scene.extend(more, matcher)
+    assert Map.open(scene.path).fingerprint == scene.fingerprint
