@@ -1,6 +1,8 @@
 """The COLMAP database of a map: photos, keypoints, matches, verified pairs."""
 
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -124,9 +126,13 @@ def posed_reconstruction(
 
 
 def database_names(path: Path) -> list[str]:
-    """All photos of a database, sorted."""
-    with pycolmap.Database.open(path) as database:
-        return sorted(image.name for image in database.read_all_images())
+    """All photos of a database, sorted.
+
+    Read without COLMAP, which writes into every database it opens.
+    """
+    uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        return sorted(name for (name,) in connection.execute("SELECT name FROM images"))
 
 
 def verified_matches(path: Path) -> dict[str, tuple[int, int]]:

@@ -167,6 +167,10 @@ def _continue(
         input_path=given,
         next_image_callback=_ticker(progress, num_images),
     )
+    for model in models.values():
+        # COLMAP normalises the model and moves it back, which rounds
+        for frame_id in start.reg_frame_ids():
+            model.frame(frame_id).rig_from_world = start.frame(frame_id).rig_from_world
     return list(models.values())
 
 

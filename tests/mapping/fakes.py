@@ -43,9 +43,7 @@ class FakeWorld:
             right = np.cross([0, 1, 0], forward)
             right /= np.linalg.norm(right)
             rotation = np.stack([right, np.cross(forward, right), forward])
-            self.poses[i + 1] = pycolmap.Rigid3d(
-                pycolmap.Rotation3d(rotation), -rotation @ centre
-            )
+            self.poses[i + 1] = pycolmap.Rigid3d(pycolmap.Rotation3d(rotation), -rotation @ centre)
 
     def project(self, number: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Pixels (N, 2) and rows of `points` (N,) that a photo sees."""
@@ -126,12 +124,15 @@ class FakeMatcher(Matcher):
         )
 
     def local_descriptors(self, view: View) -> NDArray[np.float32]:
-        rows = view.arrays["rows"]
-        table = np.random.default_rng(99).normal(size=(len(self.world.points) + 1, 16))
-        descriptors = table[rows]  # -1 takes the last row: keypoints of nothing look alike
-        return (descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)).astype(
-            np.float32
-        )
+        """Of the points on the camera's own side, so that neighbours look most alike."""
+        number = int(view.arrays["number"][0])
+        _, rows = self.world.project(number)
+        if len(rows):
+            side = self.world.poses[number].inverse().translation[0] / 2
+            rows = rows[np.abs(self.world.points[rows, 0] - side) < 1]
+        table = np.random.default_rng(99).normal(size=(len(self.world.points), 16))
+        descriptors = table[rows]
+        return (descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True)).astype(np.float32)
 
 
 class FakeDenseMatcher(FakeMatcher):
@@ -174,9 +175,3 @@ class FakeDenseMatcher(FakeMatcher):
             indices1=sides[1]["indices"],
         )
         return matches.select(keep)
-
-    def local_descriptors(self, view: View) -> NDArray[np.float32]:
-        _, rows = self.world.project(int(view.arrays["number"][0]))
-        return super().local_descriptors(
-            View(image_size=view.image_size, keypoints=view.keypoints, arrays={"rows": rows})
-        )
