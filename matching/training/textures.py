@@ -1,0 +1,381 @@
+"""Procedural textures, all seamless, with mip-mapped sampling.
+
+Albedo is stored as its square root in 8 bits (an approximate gamma), RGBA, every texture with its
+whole mip chain in one flat tensor, so that one gather serves any mixture of textures.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextureBank:
+    """T square textures of S pixels with their mip levels.
+
+    Attributes:
+        texels: (M, 4) uint8; level after level, in each texture after texture, row by row.
+        size: S, a power of two.
+        count: T.
+    """
+
+    texels: torch.Tensor
+    size: int
+    count: int
+
+    @property
+    def num_levels(self) -> int:
+        """Number of mip levels, the last of 1x1."""
+        return self.size.bit_length()
+
+    @staticmethod
+    def from_images(images: torch.Tensor) -> "TextureBank":
+        """Build the mip chain.
+
+        Args:
+            images: Linear albedo in [0, 1], (T, 3, S, S), S a power of two.
+        """
+        count, channels, size, width = images.shape
+        if channels != 3 or size != width or size & (size - 1):
+            raise ValueError(f"images must be (T, 3, S, S), S a power of 2, got {images.shape}")
+        levels, level = [], images.float()
+        while True:
+            stored = (level.clamp(0, 1).sqrt() * 255 + 0.5).to(torch.uint8)
+            opaque = torch.full_like(stored[:, :1], 255)
+            levels.append(torch.cat([stored, opaque], 1).permute(0, 2, 3, 1).reshape(-1, 4))
+            if level.shape[-1] == 1:
+                break
+            level = F.avg_pool2d(level, 2)
+        return TextureBank(texels=torch.cat(levels), size=size, count=count)
+
+    def sample(
+        self, texture: torch.Tensor, u: torch.Tensor, v: torch.Tensor, lod: torch.Tensor
+    ) -> torch.Tensor:
+        """Trilinear lookup with repeat.
+
+        Args:
+            texture: Index, (P,) any dtype.
+            u: Coordinate in repeats, to the right, (P,).
+            v: Coordinate in repeats, downwards, (P,).
+            lod: Mip level, (P,) float; below 0 the finest is used.
+
+        Returns:
+            Linear albedo, (P, 3) float32.
+        """
+        lod = lod.clamp(0, self.num_levels - 1.001)
+        fine = lod.floor()
+        weight = (lod - fine)[:, None]
+        index, u, v = texture.long(), u - u.floor(), v - v.floor()
+        level = fine.long()
+        low = self._bilinear(index, u, v, level)
+        high = self._bilinear(index, u, v, level + 1)
+        stored = low + (high - low) * weight
+        return stored * stored
+
+    def _bilinear(
+        self, index: torch.Tensor, u: torch.Tensor, v: torch.Tensor, level: torch.Tensor
+    ) -> torch.Tensor:
+        size = self.size >> level
+        # texels before this level: T * (S^2 + S^2/4 + ...) = T * (S^2 - size^2) * 4 / 3
+        base = self.count * ((self.size * self.size - size * size) * 4 // 3) + index * size * size
+        x, y = u * size - 0.5, v * size - 0.5
+        x0, y0 = x.floor(), y.floor()
+        fx, fy = (x - x0)[:, None], (y - y0)[:, None]
+        mask = size - 1
+        xi, yi = x0.long(), y0.long()
+        xa, xb = xi & mask, (xi + 1) & mask
+        ya, yb = base + (yi & mask) * size, base + ((yi + 1) & mask) * size
+        words = self.texels.view(torch.int32)[:, 0]
+
+        def fetch(at: torch.Tensor) -> torch.Tensor:
+            word = words[at]
+            rgb = torch.stack([word & 255, (word >> 8) & 255, (word >> 16) & 255], -1)
+            return rgb.float() * (1.0 / 255.0)
+
+        top = fetch(ya + xa) * (1 - fx) + fetch(ya + xb) * fx
+        bottom = fetch(yb + xa) * (1 - fx) + fetch(yb + xb) * fx
+        return top * (1 - fy) + bottom * fy
+
+    def to(self, device: torch.device | str) -> "TextureBank":
+        """The same textures on another device."""
+        return TextureBank(texels=self.texels.to(device), size=self.size, count=self.count)
+
+
+class Painter:
+    """Makes textures of one size; all draws come from one generator.
+
+    Every method returns linear albedo (3, S, S) in [0, 1], seamless on all sides.
+    """
+
+    def __init__(self, size: int, generator: torch.Generator) -> None:
+        self.size = size
+        self.generator = generator
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """One random number."""
+        return low + (high - low) * float(torch.rand((), generator=self.generator))
+
+    def integer(self, low: int, high: int) -> int:
+        """One random integer in [low, high)."""
+        return int(torch.randint(low, high, (), generator=self.generator))
+
+    def color(self, low: float = 0.05, high: float = 0.8, chroma: float = 0.35) -> torch.Tensor:
+        """A random colour, (3, 1, 1): mostly the earthy hues of buildings, at times any hue."""
+        value, warm = self.uniform(low, high), self.uniform() < 0.7
+        hue = self.uniform(0.02, 0.13) if warm else self.uniform()
+        saturation = min(0.9, chroma * 1.6 * self.uniform() ** 0.7)
+        wheel = (torch.tensor([0.0, 4.0, 2.0]) + hue * 6) % 6
+        pure = ((wheel - 3).abs() - 1).clamp(0, 1)
+        return (value * (1 - saturation * (1 - pure))).reshape(3, 1, 1)
+
+    def noise(self, slope: float, lowest: float = 1.0) -> torch.Tensor:
+        """Gaussian noise with spectrum 1 / f^slope above a lowest frequency, (S, S), unit std."""
+        white = torch.randn(self.size, self.size, generator=self.generator)
+        fy = torch.fft.fftfreq(self.size)[:, None] * self.size
+        fx = torch.fft.rfftfreq(self.size)[None] * self.size
+        radius = (fx * fx + fy * fy).sqrt()
+        gain = torch.where(radius >= lowest, radius.clamp_min(1.0) ** -slope, torch.zeros(()))
+        field = torch.fft.irfft2(torch.fft.rfft2(white) * gain, s=(self.size, self.size))
+        return field / field.std().clamp_min(1e-6)
+
+    def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixel coordinates y, x in [0, 1), each (S, S)."""
+        axis = (torch.arange(self.size) + 0.5) / self.size
+        return torch.meshgrid(axis, axis, indexing="ij")
+
+    def plain(self) -> torch.Tensor:
+        """A near-textureless wall: plaster or paint."""
+        tone = 1 + self.uniform(0.004, 0.03) * self.noise(1.8) + 0.012 * self.noise(0.6, 8)
+        return self.color(0.25, 0.85, 0.15) * tone
+
+    def noisy(self) -> torch.Tensor:
+        """Mixed noise of one spectrum between two colours."""
+        blend = torch.sigmoid(self.noise(self.uniform(0.6, 2.2)) * self.uniform(0.6, 3.0))
+        a, b = self.color(), self.color()
+        return a * blend + b * (1 - blend)
+
+    def stone(self) -> torch.Tensor:
+        """Stone: veins and grain."""
+        base = torch.sigmoid(1.5 * self.noise(1.6))
+        veins = (-self.noise(1.7).abs() * self.uniform(3, 12)).exp()
+        a, b, vein = self.color(0.15, 0.7, 0.12), self.color(0.1, 0.6, 0.12), self.color(0.05, 0.9)
+        image = a * base + b * (1 - base)
+        image = image + (vein - image) * 0.6 * veins
+        return image * (1 + 0.1 * self.noise(0.4, 4))
+
+    def bricks(self, rows: int = 0, columns: int = 0) -> torch.Tensor:
+        """Bricks in running bond: each brick its own tone, rough mortar."""
+        rows = rows or 2 * self.integer(4, 9)
+        columns = columns or max(2, int(rows / self.uniform(1.6, 3.2)))
+        joint = self.uniform(0.03, 0.09)
+        y, x = self.grid()
+        warp = 0.012 * self.noise(1.8)
+        row = torch.floor(y * rows)
+        shifted = x * columns + 0.5 * (row % 2) + warp * columns * 0.3
+        column = torch.floor(shifted) % columns
+        fy, fx = y * rows - row, shifted - torch.floor(shifted)
+        edge = torch.minimum(torch.minimum(fy, 1 - fy), torch.minimum(fx, 1 - fx) * rows / columns)
+        edge = edge + 0.02 * self.noise(1.0, 6)
+        mortar = torch.sigmoid((edge - joint) * self.size / rows * 0.6)
+        tones = torch.rand(rows, columns, generator=self.generator)
+        hues = torch.rand(rows, columns, generator=self.generator)
+        tone = tones[row.long() % rows, column.long()]
+        hue = hues[row.long() % rows, column.long()]
+        a, b = self.color(0.1, 0.5, 0.5), self.color(0.1, 0.5, 0.5)
+        brick = (a * hue + b * (1 - hue)) * (0.6 + 0.8 * tone)
+        brick = brick * (1 + 0.18 * self.noise(0.7, 3))
+        cement = self.color(0.3, 0.7, 0.06) * (1 + 0.12 * self.noise(0.5, 4))
+        return cement + (brick - cement) * mortar
+
+    def tiles(self) -> torch.Tensor:
+        """Square tiles: paving or a bathroom wall, plain, chequered or individually toned."""
+        n = 2 * self.integer(1, 6)
+        y, x = self.grid()
+        i, j = torch.floor(y * n).long() % n, torch.floor(x * n).long() % n
+        fy, fx = y * n - torch.floor(y * n), x * n - torch.floor(x * n)
+        edge = torch.minimum(torch.minimum(fy, 1 - fy), torch.minimum(fx, 1 - fx))
+        mortar = torch.sigmoid((edge - self.uniform(0.01, 0.04)) * self.size / n * 0.8)
+        tones = torch.rand(n, n, generator=self.generator)
+        chequer = ((i + j) % 2).float() * self.uniform(0, 1)
+        tone = 1 + self.uniform(0.02, 0.6) * (tones[i, j] - 0.5) - 0.6 * chequer
+        face = self.color(0.15, 0.8, 0.2) * tone
+        face = face * (1 + self.uniform(0.02, 0.15) * self.noise(self.uniform(0.5, 1.8)))
+        groove = self.color(0.05, 0.6, 0.1)
+        return groove + (face - groove) * mortar
+
+    def cobbles(self) -> torch.Tensor:
+        """Rounded stones: cells of jittered points."""
+        n = self.integer(5, 14)
+        jitter = torch.rand(n, n, 2, generator=self.generator)
+        tones = torch.rand(n, n, generator=self.generator)
+        y, x = (c * n for c in self.grid())
+        near = torch.full((self.size, self.size), 9.0)
+        second, tone = near.clone(), torch.zeros_like(near)
+        cy, cx = torch.floor(y), torch.floor(x)
+        for dy in (-1, 0, 1):
+            for dx in (-1, 0, 1):
+                i, j = cy + dy, cx + dx
+                ii, jj = i.long() % n, j.long() % n
+                py, px = i + 0.15 + 0.7 * jitter[ii, jj, 0], j + 0.15 + 0.7 * jitter[ii, jj, 1]
+                distance = ((y - py) ** 2 + (x - px) ** 2).sqrt()
+                closer = distance < near
+                second = torch.where(closer, near, torch.minimum(second, distance))
+                tone = torch.where(closer, tones[ii, jj], tone)
+                near = torch.where(closer, distance, near)
+        gap = torch.sigmoid((second - near - 0.12) * self.size / n * 0.25)
+        a, b = self.color(0.15, 0.6, 0.15), self.color(0.15, 0.6, 0.15)
+        stone = (a * tone + b * (1 - tone)) * (1.1 - 0.4 * near)
+        stone = stone * (1 + 0.2 * self.noise(0.6, 4))
+        return stone * (0.25 + 0.75 * gap)
+
+    def planks(self) -> torch.Tensor:
+        """Wood boards with grain along them."""
+        n = self.integer(3, 10)
+        y, x = self.grid()
+        board = torch.floor(x * n).long() % n
+        tones = torch.rand(n, generator=self.generator)
+        offset = torch.rand(n, generator=self.generator)
+        grain = self.noise(1.3)
+        rows = (torch.floor((y * 0.125 + offset[board]) * self.size).long()) % self.size
+        columns = torch.arange(self.size).expand(self.size, -1)
+        streak = grain[rows, columns]
+        fx = x * n - torch.floor(x * n)
+        edge = torch.sigmoid((torch.minimum(fx, 1 - fx) - 0.02) * self.size / n * 0.6)
+        face = self.color(0.12, 0.5, 0.5) * (0.7 + 0.6 * tones[board]) * (1 + 0.22 * streak)
+        return face * (0.2 + 0.8 * edge)
+
+    def gradient(self) -> torch.Tensor:
+        """A smooth wave between two colours, as light falls on a painted wall."""
+        y, x = self.grid()
+        wave = 0.5 + 0.5 * torch.sin(
+            2 * math.pi * (self.integer(0, 3) * y + self.integer(0, 3) * x) + self.uniform(0, 6)
+        )
+        return (self.color() * wave + self.color() * (1 - wave)) * (1 + 0.01 * self.noise(0.5))
+
+    def grass(self) -> torch.Tensor:
+        """Grass or gravel: fine strong grain over soft patches."""
+        patch = torch.sigmoid(self.noise(1.6))
+        grain = (1 + 0.45 * self.noise(0.35, 8)).clamp_min(0.1)
+        a = self.color(0.1, 0.35, 0.6)
+        return (a * patch + self.color(0.1, 0.4, 0.4) * (1 - patch)) * grain
+
+    def leaves(self, count: int = 260) -> torch.Tensor:
+        """Dead leaves: opaque shapes of power-law sizes, the statistics of natural images."""
+        size = self.size
+        base = self.color(0.1, 0.7, 0.4)
+        image = base.expand(3, size, size).clone()
+        spread, stripes = self.uniform(0.15, 0.6), self.uniform()
+        for k in range(count):
+            radius = size * 2 ** self.uniform(-6.5, -2.0) * (1.3 - k / count)
+            self._stamp(image, base, radius, spread, stripes)
+        image = image * (1 + 0.06 * self.noise(0.7))
+        return image
+
+    def _stamp(
+        self, image: torch.Tensor, base: torch.Tensor, radius: float, spread: float, stripes: float
+    ) -> None:
+        """Paint one soft-edged ellipse, rectangle or rhombus, wrapping at the borders."""
+        size = self.size
+        aspect, angle = 2 ** self.uniform(-1.2, 1.2), self.uniform(0, math.pi)
+        long, short = radius * aspect, radius / aspect
+        cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
+        limit = size // 2 - 1
+        reach_y = min(limit, int(long * sine + short * cosine) + 2)
+        reach_x = min(limit, int(long * cosine + short * sine) + 2)
+        cy, cx = self.uniform(0, size), self.uniform(0, size)
+        span_y = torch.arange(-reach_y, reach_y + 1)
+        span_x = torch.arange(-reach_x, reach_x + 1)
+        dy = (span_y + (math.floor(cy) - cy))[:, None]
+        dx = (span_x + (math.floor(cx) - cx))[None]
+        a = (dx * math.cos(angle) + dy * math.sin(angle)) / aspect
+        b = (dy * math.cos(angle) - dx * math.sin(angle)) * aspect
+        shape = self.integer(0, 3)
+        if shape == 0:
+            distance = (a * a + b * b).sqrt()
+        elif shape == 1:
+            distance = torch.maximum(a.abs(), b.abs())
+        else:
+            distance = a.abs() + b.abs()
+        alpha = (radius - distance + 0.5).clamp(0, 1)
+        rows = (span_y + math.floor(cy)) % size
+        columns = (span_x + math.floor(cx)) % size
+        own = self.color(0.02, 0.9, 0.5)
+        paint = base + (own - base) * min(1.0, spread * 1.8)
+        if stripes > 0.5 and self.uniform() > 0.6:
+            wave = torch.sin(a * self.uniform(0.05, 1.2) + self.uniform(0, 6))
+            paint = paint * (1 + self.uniform(0, 0.5) * wave)
+        patch = image[:, rows[:, None], columns[None]]
+        image[:, rows[:, None], columns[None]] = patch + (paint - patch) * alpha
+
+    def marks(self) -> torch.Tensor:
+        """Text-like marks: lines of small strokes on plain ground, as on posters and signs."""
+        image = self.plain().clamp(0, 1)
+        size = self.size
+        ink = self.color(0.01, 0.12, 0.5) if float(image.mean()) > 0.3 else self.color(0.6, 0.9)
+        y = size * self.uniform(0.03, 0.1)
+        while y < size * 0.92:
+            height = size * 2 ** self.uniform(-5.0, -2.6)
+            if y + height > size * 0.97:
+                break
+            if self.uniform() < 0.15:
+                ink = self.color(0.02, 0.8, 0.8)
+            x = size * self.uniform(0.03, 0.15)
+            end = size * self.uniform(0.5, 0.97)
+            while x < end - height:
+                self._glyph(image, int(y), int(x), max(3, int(height)), ink)
+                x += height * (0.75 if self.uniform() > 0.17 else 1.4)
+            y += height * self.uniform(1.3, 1.8)
+        return image
+
+    def _glyph(self, image: torch.Tensor, y: int, x: int, height: int, ink: torch.Tensor) -> None:
+        width, pen = max(2, int(height * 0.6)), max(1, height // 7)
+        for _ in range(self.integer(2, 5)):
+            if self.uniform() < 0.5:
+                at = self.integer(0, 3) * (width - pen) // 2
+                top, bottom = (0, height) if self.uniform() < 0.6 else (height // 2, height)
+                image[:, y + top : y + bottom, x + at : x + at + pen] = ink
+            else:
+                at = self.integer(0, 3) * (height - pen) // 2
+                image[:, y + at : y + at + pen, x : x + width] = ink
+
+    def poster(self) -> torch.Tensor:
+        """A picture: a few large leaves with lines of marks over a part of it."""
+        image = self.leaves(40)
+        text = self.marks()
+        top = self.integer(0, self.size // 2)
+        image[:, top : top + self.size // 3] = text[:, : self.size // 3]
+        return image
+
+    def glass(self) -> torch.Tensor:
+        """A window: dark panes, frame, curtains or blinds behind."""
+        y, x = self.grid()
+        panes = self.integer(1, 4)
+        curtain = 0.5 + 0.5 * torch.sin(2 * math.pi * (self.integer(6, 20) * x) + self.noise(2.0))
+        width = self.uniform(0.05, 0.45)
+        drawn = ((x < width) | (x > 1 - width)).float() * (0.4 + 0.6 * curtain)
+        image = self.color(0.01, 0.08, 0.3) * (1 + 0.4 * self.noise(1.5))
+        image = image + (self.color(0.2, 0.8, 0.2) - image) * drawn * self.uniform(0, 1)
+        fx, rows = x * panes - torch.floor(x * panes), self.integer(1, 4)
+        fy = y * rows - torch.floor(y * rows)
+        bar = torch.minimum(torch.minimum(fx, 1 - fx) / panes, torch.minimum(fy, 1 - fy) / rows)
+        frame = torch.sigmoid((self.uniform(0.02, 0.05) - bar) * self.size * 0.7)
+        return image + (self.color(0.1, 0.8, 0.2) - image) * frame
+
+
+def paint(styles: list[str], size: int, seed: int) -> TextureBank:
+    """One texture per entry of ``styles`` (names of `Painter` methods), on the CPU.
+
+    Raises:
+        ValueError: A style that `Painter` does not have.
+    """
+    images = []
+    for number, style in enumerate(styles):
+        generator = torch.Generator().manual_seed(seed * 100003 + number)
+        method: Callable[[], torch.Tensor] | None = getattr(Painter(size, generator), style, None)
+        if method is None:
+            raise ValueError(f"no texture style '{style}'")
+        images.append(method().clamp(0.003, 1).expand(3, size, size))
+    return TextureBank.from_images(torch.stack(images))
