@@ -102,6 +102,18 @@ def read_camera_list(file: PathLike) -> dict[str, pycolmap.Camera]:
     return cameras
 
 
+def parse_camera(text: str) -> pycolmap.Camera:
+    """Read ``MODEL WIDTH HEIGHT PARAMS...``, as in camera lists after the name.
+
+    Raises:
+        InputError: Unknown model, or wrong numbers.
+    """
+    words = text.split()
+    if not words:
+        raise InputError("an empty camera: expected 'MODEL WIDTH HEIGHT PARAMS...'")
+    return _camera_from_words(words, f"camera '{text}'")
+
+
 def read_model(path: PathLike) -> pycolmap.Reconstruction:
     """Read cameras and poses of a COLMAP model, text or binary; its points are left out.
 

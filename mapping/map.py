@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -14,6 +15,7 @@ from mapping.retrieval import Retrieved, search
 from mapping.store import FeatureFile, ViewCache
 from matching.errors import InputError
 from matching.files import PathLike, atomic_folder
+from matching.load import load_matcher
 from matching.matcher import Matcher
 from matching.options import first_difference
 from matching.progress import Progress, silent
@@ -81,13 +83,27 @@ class Map:
         Raises:
             InputError: Another matcher, other weights or options; the field is named.
         """
-        field = first_difference(self.info.matcher, matcher.describe())
-        if field is not None:
-            raise InputError(
-                f"the map '{self.path}' was made by another matcher: '{field}' is "
-                f"{self.info.matcher.get(field)!r} there and {matcher.describe().get(field)!r} "
-                "here; make the map again or load its matcher"
-            )
+        made, given = self.info.matcher, matcher.describe()
+        if (made["name"], made["fingerprint"]) == (given["name"], given["fingerprint"]):
+            return  # what else describes a matcher does not change encodings
+        field = first_difference({**made, "fingerprint": None}, {**given, "fingerprint": None})
+        raise InputError(
+            f"the map '{self.path}' was made by another matcher: "
+            f"'{field or 'fingerprint'}' differs (the map's is "
+            f"'{made['name']}', fingerprint {made['fingerprint'][:12]}; this one is "
+            f"'{given['name']}', {given['fingerprint'][:12]}): make the map again"
+        )
+
+    def load_matcher(self, device: str = "cpu") -> Matcher:
+        """Load the matcher that made this map.
+
+        Raises:
+            InputError: It cannot be loaded, or its weights have changed since.
+        """
+        made = self.info.matcher
+        matcher = load_matcher(made["name"], device=device, options=made.get("options"))
+        self.check_matcher(matcher)
+        return matcher
 
     def extend(
         self,
@@ -111,6 +127,52 @@ class Map:
         """Write the model as COLMAP text files; ``sparse/`` of a map holds the binary ones."""
         with atomic_folder(folder) as temporary:
             self.reconstruction.write_text(temporary)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the map is made of, as plain JSON values."""
+        info, model = self.info, self.reconstruction
+        return {
+            "path": str(self.path),
+            "fingerprint": self.fingerprint,
+            "format_version": info.format_version,
+            "groundloc_version": info.groundloc_version,
+            "matcher": info.matcher,
+            "options": info.options,
+            "known_poses": info.known_poses,
+            "num_images": len(info.images),
+            "num_registered": len(self.image_names),
+            "not_registered": info.not_registered,
+            "num_cameras": len({self.image(n).camera_id for n in self.image_names}),
+            "num_pairs": info.num_pairs,
+            "num_points3D": info.num_points3D,
+            "num_observations": info.num_observations,
+            "mean_track_length": model.compute_mean_track_length(),
+            "mean_reprojection_error_px": info.mean_reprojection_error_px,
+            "size_bytes": sum(f.size_bytes for f in info.files),
+            "seconds": info.seconds,
+        }
+
+    def summary(self) -> str:
+        """What the map is made of, in a few lines for people."""
+        values = self.to_dict()
+        world = "that of the known poses" if values["known_poses"] else "its own, without scale"
+        seconds = ", ".join(f"{stage} {s:.1f}" for stage, s in values["seconds"].items())
+        lines = [
+            f"map '{self.path}' (format {values['format_version']}, matcher "
+            f"{values['matcher']['name']}, {values['size_bytes'] / 2**20:.1f} MiB)",
+            f"  photos     {values['num_registered']} with a pose, "
+            f"{len(values['not_registered'])} without, {values['num_pairs']} pairs matched",
+            f"  cameras    {values['num_cameras']}",
+            f"  points     {values['num_points3D']}, seen by "
+            f"{values['mean_track_length']:.1f} photos each, mean reprojection error "
+            f"{values['mean_reprojection_error_px']:.2f} px",
+            f"  world      {world}",
+            f"  seconds    {seconds}",
+        ]
+        lines += [
+            f"  no pose: {name}: {reason}" for name, reason in values["not_registered"].items()
+        ]
+        return "\n".join(lines)
 
     @property
     def fingerprint(self) -> str:

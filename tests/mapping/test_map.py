@@ -1,0 +1,172 @@
+"""Tests of `mapping/map.py` and `mapping/info.py`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+
+from mapping import Map, build_map
+from matching import InputError
+from tests.mapping.conftest import Place
+from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher
+
+FILES = ["database.db", "features.h5", "retrieval.faiss", "sparse/images.bin", "map.json"]
+
+
+@pytest.fixture
+def copied(posed_map: Map, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(posed_map.path, tmp_path / "map"))
+
+
+def test_layout(posed_map: Map) -> None:
+    top = {p.name for p in posed_map.path.iterdir()}
+    assert top == {"map.json", "sparse", "database.db", "features.h5", "retrieval.faiss"}
+    pycolmap.Reconstruction(posed_map.path / "sparse")
+    assert posed_map.check() == []
+
+
+def test_points_of_keypoints(place: Place, posed_map: Map) -> None:
+    name = "0004.png"
+    view, ids = posed_map.load_view(name), posed_map.point3D_ids(name)
+    assert ids.shape == (len(view.keypoints),)
+    seen = ids >= 0
+    assert 200 < seen.sum() < len(ids)
+    camera_points = posed_map.cam_from_world(name) * posed_map.points3D(ids[seen])
+    pixels = posed_map.camera(name).img_from_cam(camera_points)
+    assert np.linalg.norm(pixels - view.keypoints[seen], axis=1).max() < 4
+    assert posed_map.points3D([]).shape == (0, 3)
+    with pytest.raises(KeyError):
+        posed_map.points3D([10**9])
+    with pytest.raises(KeyError):
+        posed_map.points3D([-1])
+
+
+def test_points_have_colours(posed_map: Map) -> None:
+    for point in posed_map.reconstruction.points3D.values():
+        assert tuple(point.color[1:]) == (100, 100)  # photos are (number, 100, 100)
+        assert 1 <= point.color[0] <= 8
+
+
+def test_covisible(posed_map: Map) -> None:
+    name = "0001.png"
+    shared = posed_map.covisible(name)
+    own = set(posed_map.point3D_ids(name).tolist()) - {-1}
+    for other in posed_map.image_names:  # the slow way
+        theirs = set(posed_map.point3D_ids(other).tolist()) - {-1}
+        assert shared.get(other, 0) == (len(own & theirs) if other != name else 0)
+    assert list(shared.values()) == sorted(shared.values(), reverse=True)
+
+
+def test_retrieve(place: Place, posed_map: Map) -> None:
+    matcher = FakeMatcher(place.world)
+    for name in posed_map.image_names:
+        found = posed_map.retrieve(matcher.encode(place.photos / name), matcher, 3)
+        assert found[0].name == name
+        assert found[0].score == pytest.approx(1, abs=1e-4)
+        assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
+    view = matcher.encode(place.photos / "0001.png")
+    assert len(posed_map.retrieve(view, matcher, 100)) == 8
+    assert posed_map.retrieve(view, matcher, 2)[1].name == "0002.png"
+    black = matcher.encode_image(np.zeros((480, 640, 3), np.uint8))
+    assert posed_map.retrieve(black, matcher, 5) == []
+
+
+def test_names_without_pose(posed_map: Map) -> None:
+    for ask in (posed_map.camera, posed_map.load_view, posed_map.point3D_ids):
+        with pytest.raises(InputError, match=r"'x\.png' is no photo"):
+            ask("x.png")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_named(copied: Path, name: str) -> None:
+    (copied / name).unlink()
+    with pytest.raises(InputError, match=Path(name).name):
+        Map.open(copied)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("where", [0.02, 0.5, 0.97])
+def test_flipped_byte_is_named(copied: Path, name: str, where: float) -> None:
+    data = bytearray((copied / name).read_bytes())
+    data[int(len(data) * where)] ^= 1
+    (copied / name).write_bytes(data)
+    with pytest.raises(InputError, match=Path(name).name):
+        Map.open(copied)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_truncated_file_is_named(copied: Path, name: str) -> None:
+    data = (copied / name).read_bytes()
+    (copied / name).write_bytes(data[:-1] if name != "map.json" else data[:-5])
+    with pytest.raises(InputError, match=Path(name).name):
+        Map.open(copied)
+
+
+def test_large_files_are_checked_where_they_are_read(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mapping.info._MAX_CHEAP_BYTES", 0)
+    name = "features.h5"
+    intact = Map.open(copied)
+    keypoints = intact.load_view("0002.png").keypoints.tobytes()
+    data = (copied / name).read_bytes()
+    at = data.index(keypoints) + 11  # a byte of the keypoints of one photo
+    (copied / name).write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    scene = Map.open(copied)  # too large to hash at opening
+    assert [name in problem for problem in scene.check()] == [True]
+    scene.load_view("0001.png")
+    with pytest.raises(InputError, match=r"features\.h5.*damaged"):
+        scene.load_view("0002.png")
+
+
+def test_other_version_is_refused(copied: Path) -> None:
+    values = json.loads((copied / "map.json").read_text())
+    values["format_version"] = 99
+    (copied / "map.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=r"map\.json.*format_version 99"):
+        Map.open(copied)
+
+
+def test_no_map(tmp_path: Path, place: Place) -> None:
+    with pytest.raises(InputError, match="no map"):
+        Map.open(tmp_path / "nothing")
+    with pytest.raises(InputError, match="no finished map"):
+        Map.open(place.photos)
+
+
+def test_other_matcher_is_refused(place: Place, posed_map: Map) -> None:
+    posed_map.check_matcher(FakeMatcher(place.world))
+    with pytest.raises(InputError, match="'name' differs"):
+        posed_map.check_matcher(FakeDenseMatcher(place.world))
+    with pytest.raises(InputError, match="'fingerprint' differs"):
+        posed_map.check_matcher(FakeMatcher(place.world, noise_px=9))
+
+
+def test_summary_and_dict(posed_map: Map) -> None:
+    values = json.loads(json.dumps(posed_map.to_dict()))
+    assert values["num_images"] == values["num_registered"] == 8
+    assert values["num_pairs"] == 28
+    assert values["mean_track_length"] > 5
+    assert values["not_registered"] == {}
+    assert "8 with a pose, 0 without, 28 pairs" in posed_map.summary()
+
+
+def test_export(posed_map: Map, tmp_path: Path) -> None:
+    posed_map.export(tmp_path / "text")
+    again = pycolmap.Reconstruction(tmp_path / "text")
+    assert again.num_points3D() == posed_map.info.num_points3D
+
+
+def test_map_reads_names_of_all_kinds(place: Place, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    odd = {1: "a b.png", 2: "ünï çödé/日本.png", 3: "sub/deep er/x.png", 4: "x.y..z.png",
+           5: "keypoints/arrays.png"}  # fmt: skip
+    place.world.write_photos(photos, odd)
+    scene = build_map(photos, tmp_path / "map", FakeMatcher(place.world))
+    assert scene.image_names == sorted(odd.values())
+    for name in scene.image_names:
+        assert len(scene.load_view(name).keypoints) == len(scene.point3D_ids(name))
+    assert Map.open(scene.path).image_names == scene.image_names
