@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 if TYPE_CHECKING:
     import pycolmap
 
+    from localize import Localization, Localizer
     from mapping import Map
     from matching import Matcher
     from matching.progress import Progress
@@ -76,14 +77,16 @@ def _fail(message: str, code: int) -> int:
 
 def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
     """A rendered place, or the user's photos, through the whole pipeline."""
-    from benchmarks.demo import run_demo
+    from benchmarks.demo import DemoOptions, run_demo
 
-    matcher = _matcher(arguments, _given_options(arguments))
+    given = _given_options(arguments)
+    matcher = _matcher(arguments, given)
     result = run_demo(
         arguments.out,
         photos=arguments.photos,
         matcher=matcher,
         device=arguments.device,
+        options=_build(DemoOptions, given),
         progress=_progress(arguments),
     )
     _say(arguments, result.text)
@@ -98,6 +101,8 @@ def _map(arguments: argparse.Namespace) -> dict[str, Any]:
     from mapping.options import PairMethod
 
     given = _given_options(arguments)
+    if arguments.extend:
+        return _extend(arguments, given)
     if arguments.pairs in get_args(PairMethod):
         _set(given, "pairs.method", arguments.pairs)
     elif arguments.pairs is not None:
@@ -118,9 +123,29 @@ def _map(arguments: argparse.Namespace) -> dict[str, Any]:
     return scene.to_dict()
 
 
+def _extend(arguments: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
+    """New photos into a finished map, with the matcher and the options that made it."""
+    from mapping import Map
+
+    if given or arguments.pairs is not None or arguments.overwrite:
+        raise WrongUseError(
+            "--extend keeps the options of the map: leave out --config, --set, --pairs, --overwrite"
+        )
+    scene = Map.open(arguments.map)
+    scene = scene.extend(
+        arguments.images,
+        scene.load_matcher(device=arguments.device),
+        known_poses=arguments.known_poses,
+        cameras=_camera_list(arguments.cameras),
+        progress=_progress(arguments),
+    )
+    _say(arguments, scene.summary())
+    return scene.to_dict()
+
+
 def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     """Poses of query photos against a map."""
-    from localize import Localizer, LocalizerOptions, write_poses, write_results
+    from localize import Localizer, LocalizerOptions, poses_text, write_poses, write_results
     from matching.errors import InputError
 
     given = _given_options(arguments)
@@ -134,12 +159,13 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     results = localizer.localize_all(
         queries, cameras=arguments.cameras, progress=_progress(arguments)
     )
+    if arguments.report is not None:
+        _write_report(arguments, localizer, results)
     if arguments.out is not None:
         write_poses(arguments.out, results)
         write_results(Path(arguments.out).with_name("results.jsonl"), results)
     elif not arguments.json:
-        for line in pose_lines(results):
-            print(line)
+        print(poses_text(results), end="")
     failed = {name: r.reason for name, r in results.items() if not r.success}
     summary = f"localized {len(results) - len(failed)} / {len(results)}"
     if failed:
@@ -155,6 +181,24 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _write_report(
+    arguments: argparse.Namespace, localizer: "Localizer", results: "dict[str, Localization]"
+) -> None:
+    from benchmarks.html_report import write_html_report
+    from localize.queries import read_queries
+
+    write_html_report(
+        Path(arguments.report) / "report.html",
+        localizer.scene,
+        results,
+        query_images={
+            query.name: query.path for query in read_queries(arguments.queries, arguments.cameras)
+        },
+        map_images=arguments.map_images,
+        progress=_progress(arguments),
+    )
+
+
 def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     """Matches between two photos."""
     import numpy as np
@@ -168,8 +212,8 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
             raise WrongUseError("--dense needs a neural matcher (--matcher), SIFT is sparse")
         _set(given, "matcher.dense", True)
     matcher = _matcher(arguments, given)
-    images = [read_image(arguments.image0), read_image(arguments.image1)]
-    matches = matcher.match(*images)
+    image0, image1 = read_image(arguments.image0), read_image(arguments.image1)
+    matches = matcher.match(image0, image1)
     if arguments.out is not None:
         with atomic_file(arguments.out) as temporary, temporary.open("wb") as file:
             np.savez(
@@ -177,13 +221,13 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
                 keypoints0=matches.keypoints0,
                 keypoints1=matches.keypoints1,
                 scores=matches.scores,
-                image_size0=np.array(images[0].shape[1::-1]),
-                image_size1=np.array(images[1].shape[1::-1]),
+                image_size0=np.array(image0.shape[1::-1]),
+                image_size1=np.array(image1.shape[1::-1]),
             )
     if arguments.plot is not None:
         from benchmarks.plots import plot_matches
 
-        plot_matches(*images, matches, arguments.plot)
+        plot_matches(image0, image1, matches, arguments.plot)
     _say(arguments, f"{len(matches)} matches with {matcher.name}")
     return {
         "matcher": matcher.describe(),
@@ -326,6 +370,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="FILE", help="poses.txt; results.jsonl is written beside it"
     )
     command.add_argument("--report", metavar="DIR", help="write an HTML report with pictures")
+    command.add_argument(
+        "--map-images", metavar="DIR", help="photos of the map, to draw matches in the report"
+    )
 
     command = _command(commands, "match", _match)
     _add_two_images(command)
