@@ -27,7 +27,8 @@ from matching.training.options import (
     ValidationOptions,
 )
 from matching.training.samples import project, sample_correspondences
-from matching.training.train import PairStream, TrainingModule, TrainResult, train
+from matching.training.train import TrainResult, train
+from matching.training.trainer import PairStream, TrainingModule
 from matching.training.validate import (
     PosedPhoto,
     _world_errors,
