@@ -1,0 +1,79 @@
+"""Descriptor maps for tests: smooth, random, repetitive, with equals and with unusable entries."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def smooth_pair(
+    size0: tuple[int, int], size1: tuple[int, int], *, seed: int, dim: int = 24, noise: float = 0.25
+) -> tuple[Tensor, Tensor]:
+    """Two (H, W, d) unit-norm maps of one random field, the second warped, both with noise.
+
+    The recipe of the golden numbers: per channel three plane waves of 9 to 60 pixels.
+    """
+    rng = generator(seed)
+    wavelength = rng.uniform(9.0, 60.0, (dim, 3))
+    direction = rng.uniform(0.0, 2 * np.pi, (dim, 3))
+    phase = rng.uniform(0.0, 2 * np.pi, (dim, 3))
+    maps = []
+    for view, (height, width) in enumerate((size0, size1)):
+        y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+        if view == 1:
+            x, y = warp_1_to_0(x, y)
+        field = np.zeros((height, width, dim))
+        for wave in range(3):
+            along = (
+                np.cos(direction[:, wave]) * x[..., None]
+                + np.sin(direction[:, wave]) * y[..., None]
+            )
+            field += np.sin(2 * np.pi / wavelength[:, wave] * along + phase[:, wave])
+        maps.append(unit(field + noise * rng.standard_normal(field.shape)))
+    return maps[0], maps[1]
+
+
+def warp_1_to_0(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where pixel (x, y) of the second map of `smooth_pair` lies in the first."""
+    return (
+        0.80 * x + 0.05 * y - 5.0 + 2.0 * np.sin(y / 25.0),
+        -0.04 * x + 0.82 * y + 3.0 + 1.5 * np.cos(x / 30.0),
+    )
+
+
+def unit(values: NDArray[np.float64]) -> Tensor:
+    norm = np.linalg.norm(values, axis=-1, keepdims=True)
+    return torch.from_numpy((values / np.where(norm > 0, norm, 1)).astype(np.float32))
+
+
+def flat_pair(kind: str, num0: int, num1: int, dim: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Two lists of descriptors (N, d).
+
+    ``random``: unit norm. ``scaled``: norms over six decades. ``near_ties``: copies of seven
+    descriptors, apart by about one float32 rounding. ``duplicated``: multiples of 1/64, so that
+    float32 is exact, drawn from few values. ``holes``: a third is zero, NaN or infinite.
+    """
+    rng = generator(seed)
+    pair = []
+    for count in (num0, num1):
+        values = rng.standard_normal((count, dim))
+        if kind == "near_ties":
+            few = generator(1).standard_normal((7, dim))[rng.integers(0, 7, count)]
+            values = few * (1 + 1e-7 * rng.standard_normal((count, dim)))
+        desc = unit(values)
+        if kind == "scaled":
+            desc = desc * torch.from_numpy(10.0 ** rng.uniform(-3, 3, (count, 1))).float()
+        if kind == "duplicated":
+            desc = torch.from_numpy(rng.integers(-3, 4, (count, dim)) / 64.0).float()
+        if kind == "holes" and count:
+            desc[torch.from_numpy(rng.uniform(size=count) < 0.1)] = 0.0
+            desc[torch.from_numpy(rng.uniform(size=count) < 0.1), -1] = torch.nan
+            desc[torch.from_numpy(rng.uniform(size=count) < 0.1), 0] = -torch.inf
+        pair.append(desc)
+    return pair[0], pair[1]
