@@ -2,5 +2,6 @@
 
 from benchmarks.evaluate import EvaluationOptions, evaluate
 from benchmarks.report import PairsReport, Report
+from benchmarks.run import run_benchmark
 
-__all__ = ["EvaluationOptions", "PairsReport", "Report", "evaluate"]
+__all__ = ["EvaluationOptions", "PairsReport", "Report", "evaluate", "run_benchmark"]

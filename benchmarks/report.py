@@ -116,14 +116,15 @@ class Report:
                 f"{_number(self.mean_rotation_error_deg, ' deg', 3)}",
             ]
         for key, share in self.recall.items():
-            lines.append(f"within {key.replace('_', ', '):<14}{share:6.1%}")
+            limits = key.replace("m_", " m, ").replace("deg", " deg")
+            lines.append(f"within {limits:<16}{share:6.1%}")
         if self.vcre_precision is not None:
             lines.append(
                 f"VCRE               median {_number(self.median_vcre_px, ' px', 2)}, "
                 f"precision {self.vcre_precision:.3f}, AUC {_number(self.vcre_auc, '', 3)}"
             )
         if self.map is not None:
-            lines.append("map                " + ", ".join(f"{k} {v}" for k, v in _map_items(self)))
+            lines.append("map                " + _map_text(self.map))
         if self.seconds_map is not None:
             lines.append(f"seconds            {self.seconds_map:.1f} for the map")
         if self.seconds_per_query is not None:
@@ -242,12 +243,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _map_items(report: Report) -> list[tuple[str, Any]]:
-    return [
-        (key, f"{value:.2f}" if isinstance(value, float) else value)
-        for key, value in (report.map or {}).items()
-        if not isinstance(value, Mapping)
+def _map_text(statistics: Mapping[str, Any]) -> str:
+    parts = [
+        f"{statistics['num_registered']} of {statistics['num_images']} photos",
+        f"{statistics['num_points3D']} points",
+        f"{statistics['mean_reprojection_error_px']:.2f} px",
+        f"track length {statistics['mean_track_length']:.2f}",
     ]
+    return ", ".join(parts)
 
 
 def _number(value: float | None, unit: str, digits: int) -> str:

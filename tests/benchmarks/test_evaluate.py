@@ -223,18 +223,29 @@ def test_results_without_truth_are_reported_without_errors() -> None:
     assert report_without_truth({}).seconds_per_query is None
 
 
+STATISTICS = {
+    "num_images": 8,
+    "num_registered": 7,
+    "num_points3D": 100,
+    "mean_reprojection_error_px": 0.25,
+    "mean_track_length": 3.5,
+    "not_registered": {"a.jpg": "too few matches"},
+}
+
+
 def test_the_report_file_is_strict_json(tmp_path: Path) -> None:
     report = evaluate(RESULTS, TRUTH).with_run(
-        seconds_map=2.0, map_statistics={"num_registered": 7}, options={"top_k": 5}, notes=["n"]
+        seconds_map=2.0, map_statistics=STATISTICS, options={"top_k": 5}, notes=["n"]
     )
     report.write(tmp_path / "report.json")
 
     def refuse(constant: str) -> float:
         raise AssertionError(f"{constant} is no JSON")
 
+    assert "7 of 8 photos, 100 points, 0.25 px" in report.to_text()
     values = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
     assert values["per_query"][3]["translation_error_m"] is None
-    assert values["options"]["top_k"] == 5 and values["map"] == {"num_registered": 7}
+    assert values["options"]["top_k"] == 5 and values["map"] == STATISTICS
     expected = {"num_queries", "num_localized", "median_translation_error_m", "median_vcre_px"}
     expected |= {"median_rotation_error_deg", "recall", "vcre_precision", "vcre_auc"}
     expected |= {"seconds_map", "seconds_per_query", "options", "per_query"}
