@@ -12,6 +12,7 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 MIN_MATCHES = 4  # below, a pose cannot even be checked: three points define it
+_MAX_REFINED = 4  # best focal length candidates that are refined
 _REFINEMENT_ROUNDS = 4  # inliers and refined parameters settle within three on real photos
 
 
@@ -137,8 +138,8 @@ def estimate_pose_and_focal(
 
     Candidates are P4Pf in LO-RANSAC (Larsson et al., "Making minimal solvers for absolute pose
     estimation compact and robust", ICCV 2017; by COLMAP), the given focal lengths, and a coarse
-    ladder of fields of view, since P4Pf fails on planes, and facades are planes. Each is refined
-    together with its focal length; the one with the least truncated error wins.
+    ladder of fields of view, since P4Pf fails on planes, and facades are planes. The best are
+    refined together with their focal length; the one with the least truncated error wins.
 
     Args:
         points2D: Pixels, (M, 2).
@@ -163,10 +164,10 @@ def estimate_pose_and_focal(
             tried.append(focal)
             camera = with_focal_length(guess, focal)
             starts.append(_ransac(points2D, points3D, camera, options, max_iterations=1000))
+    found = [s for s in starts if s is not None]
+    found.sort(key=lambda s: s.cost(options.max_error_px))
     best: Pose | None = None
-    for start in starts:
-        if start is None:
-            continue
+    for start in found[:_MAX_REFINED]:
         pose = refine_pose(start, points2D, points3D, options, refine_intrinsics=True)
         if pose is None or not _plausible(pose.camera):
             continue
