@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,10 @@ class Matcher(ABC):
     def match_many(self, view: View, others: Sequence[View]) -> list[Matches]:
         """Match one view (image 0) with several others (image 1 each), in one batch if possible."""
         return [self.match_views(view, other) for other in others]
+
+    def at_keypoints(self, view: View, rows: NDArray[np.int64]) -> View:
+        """The view with only some of its keypoints, in the order of ``rows`` (M,)."""
+        return replace(view, keypoints=view.keypoints[rows])
 
     def describe(self) -> dict[str, Any]:
         """Plain values that identify the matcher: stored in ``map.json`` and in reports.

@@ -130,6 +130,14 @@ class SiftMatcher(Matcher):
             )
         return results
 
+    def at_keypoints(self, view: View, rows: NDArray[np.int64]) -> View:
+        """Some keypoints with their descriptors; see `Matcher.at_keypoints`."""
+        return View(
+            image_size=view.image_size,
+            keypoints=view.keypoints[rows],
+            arrays={name: values[rows] for name, values in view.arrays.items()},
+        )
+
     def local_descriptors(self, view: View) -> NDArray[np.float32]:
         """Unit-norm SIFT descriptors, (N, 128); see `Matcher.local_descriptors`."""
         return self._unit_descriptors(view).cpu().numpy()

@@ -1,5 +1,7 @@
 """The contract of `Matcher`, inherited by the tests of every implementation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,21 @@ class MatcherSuite:
         )
         first, second = matcher.match_views(view0, view1), matcher.match_views(stored, view1)
         np.testing.assert_array_equal(first.keypoints1, second.keypoints1)
+
+    def test_at_keypoints_only_those_are_matched(self, matcher: Matcher) -> None:
+        scene = textured(200, 260, seed=5)
+        view0, view1 = matcher.encode(scene[:180, :240]), matcher.encode(scene[4:, 6:])
+        if len(view1.keypoints) == 0:  # a dense matcher is told where to look
+            grid = np.mgrid[40:160:8, 40:200:8].reshape(2, -1).T[:, ::-1] + 0.5
+            view1 = replace(view1, keypoints=grid.astype(np.float32))
+        rows = np.arange(len(view1.keypoints))[::-2].copy()
+        part = matcher.at_keypoints(view1, rows)
+        np.testing.assert_array_equal(part.keypoints, view1.keypoints[rows])
+        matches = matcher.match_views(view0, part)
+        assert len(matches) >= 10 and matches.indices1 is not None
+        np.testing.assert_array_equal(part.keypoints[matches.indices1], matches.keypoints1)
+        error = np.linalg.norm(matches.keypoints0 - [6, 4] - matches.keypoints1, axis=1)
+        assert np.median(error) < 1.0
 
     def test_local_descriptors_are_unit(self, matcher: Matcher) -> None:
         descriptors = matcher.local_descriptors(matcher.encode(textured(160, 200)))
