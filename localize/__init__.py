@@ -4,6 +4,7 @@ from localize.localizer import Localizer, LocalizerOptions
 from localize.relative import RelativeOptions, RelativePose, relative_pose
 from localize.results import (
     Localization,
+    poses_text,
     read_poses,
     read_results,
     write_poses,
@@ -16,6 +17,7 @@ __all__ = [
     "LocalizerOptions",
     "RelativeOptions",
     "RelativePose",
+    "poses_text",
     "read_poses",
     "read_results",
     "relative_pose",

@@ -17,7 +17,7 @@ from localize.intrinsics import QueryCamera, query_camera
 from localize.lift import Correspondences, LiftOptions, lift_matches
 from localize.pnp import MIN_MATCHES, PnPOptions, pose_covariance
 from localize.queries import Cameras, read_queries
-from localize.results import Localization
+from localize.results import Localization, unwritable_name
 from mapping.map import Map
 from matching.errors import InputError
 from matching.files import PathLike
@@ -139,6 +139,8 @@ class Localizer:
             try:
                 if isinstance(view, InputError):
                     raise view
+                if problem := unwritable_name(query.name):
+                    raise InputError(problem)
                 camera = query_camera(query.path, view.image_size, query.camera, query.name)
             except InputError as error:
                 results[query.name] = _failed(query.name, str(error), None, timings)

@@ -1,6 +1,7 @@
 """`relative_pose`: how one camera stood relative to another, from two photos."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import poselib
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from localize.confidence import inliers_by_chance, pose_confidence, spread_inliers
 from localize.intrinsics import QueryCamera, query_camera
 from localize.pnp import with_focal_length
+from localize.results import camera_to_dict
 from mapping.cameras import DEFAULT_FOCAL_RATIO
 from matching.matcher import ImageLike, Matcher
 from matching.types import Matches, View
@@ -76,6 +78,42 @@ class RelativePose:
     confidence: float = 0.0
     matches: Matches
     inlier_mask: NDArray[np.bool_]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the matches themselves."""
+        pose = self.cam1_from_cam0
+        return {
+            "success": self.success,
+            "reason": self.reason,
+            "cam1_from_cam0": None if pose is None else pose.tolist(),
+            "metric": self.metric,
+            "camera0": camera_to_dict(self.camera0),
+            "camera1": camera_to_dict(self.camera1),
+            "num_inliers": self.num_inliers,
+            "num_matches": self.num_matches,
+            "confidence": self.confidence,
+        }
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        if self.cam1_from_cam0 is None:
+            return f"no relative pose: {self.reason}"
+        rotation = pycolmap.Rotation3d(self.cam1_from_cam0[:3, :3])
+        quat_wxyz = np.roll(rotation.quat, 1)
+        translation = self.cam1_from_cam0[:3, 3]
+        unit = "m" if self.metric else "of unit length: photos alone give no scale"
+        focals = [c.mean_focal_length() for c in (self.camera0, self.camera1)]
+        return "\n".join(
+            [
+                "cam1_from_cam0 (camera axes x right, y down, z forward)",
+                f"  rotation qw qx qy qz  {' '.join(f'{v:.6f}' for v in quat_wxyz)}"
+                f"  ({np.degrees(rotation.angle()):.2f} deg)",
+                f"  translation x y z  {' '.join(f'{v:.4f}' for v in translation)}  ({unit})",
+                f"  focal lengths  {focals[0]:.1f} px, {focals[1]:.1f} px",
+                f"  {self.num_inliers} of {self.num_matches} matches agree, "
+                f"confidence {self.confidence:.2f}",
+            ]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ class Localization:
             "num_matches": self.num_matches,
             "confidence": self.confidence,
             "focal_length_px": None if self.camera is None else self.camera.mean_focal_length(),
-            "camera": None if self.camera is None else _camera_to_dict(self.camera),
+            "camera": None if self.camera is None else camera_to_dict(self.camera),
             "camera_source": self.camera_source,
             "covariance": None if self.covariance is None else self.covariance.tolist(),
             "retrieved": list(self.retrieved),
@@ -137,24 +137,31 @@ _FIELDS: dict[str, Any] = {
 }
 
 
-def write_poses(
-    path: PathLike, results: Mapping[str, Localization] | Iterable[Localization]
-) -> None:
-    """Write ``name qw qx qy qz tx ty tz`` (cam_from_world) for every localized query.
+def poses_text(results: Mapping[str, Localization] | Iterable[Localization]) -> str:
+    """The text of ``poses.txt``: ``name qw qx qy qz tx ty tz`` (cam_from_world), localized only.
 
-    Numbers are written so that reading gives the same doubles. Queries without a pose are left out.
+    Numbers are written so that reading gives the same doubles.
 
     Raises:
-        InputError: A name that a line cannot hold.
+        InputError: A name that a line cannot hold, see `unwritable_name`.
     """
     lines = []
     for result in _as_list(results):
         if result.cam_from_world is None:
             continue
-        _check_name(result.name)
+        problem = unwritable_name(result.name)
+        if problem:
+            raise InputError(problem)
         numbers = [*_quat_wxyz(result.cam_from_world), *result.cam_from_world.translation]
         lines.append(" ".join([result.name, *(repr(float(n)) for n in numbers)]) + "\n")
-    write_text_atomic(path, "".join(lines))
+    return "".join(lines)
+
+
+def write_poses(
+    path: PathLike, results: Mapping[str, Localization] | Iterable[Localization]
+) -> None:
+    """Write `poses_text` to a file."""
+    write_text_atomic(path, poses_text(results))
 
 
 def read_poses(path: PathLike) -> dict[str, pycolmap.Rigid3d]:
@@ -215,6 +222,16 @@ def read_results(path: PathLike) -> dict[str, Localization]:
     return results
 
 
+def unwritable_name(name: str) -> str:
+    """Why a line of ``poses.txt`` cannot hold a name; empty if it can.
+
+    Blanks at both ends are cut from lines, and lines that start with ``#`` are comments.
+    """
+    if not name or name != name.strip() or "\n" in name or "\r" in name or name.startswith("#"):
+        return f"the name {name!r} cannot be written to a poses file: rename the photo"
+    return ""
+
+
 def _as_list(results: Mapping[str, Localization] | Iterable[Localization]) -> list[Localization]:
     return list(results.values() if isinstance(results, Mapping) else results)
 
@@ -229,12 +246,6 @@ def _lines(path: PathLike, what: str) -> Iterable[tuple[str, str]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"{file}:{number}", line.strip()
-
-
-def _check_name(name: str) -> None:
-    """Names are cut from lines by blanks at both ends; those would not come back."""
-    if not name or name != name.strip() or "\n" in name or "\r" in name or name.startswith("#"):
-        raise InputError(f"the query name {name!r} cannot be written to a poses file: rename it")
 
 
 def _quat_wxyz(pose: pycolmap.Rigid3d) -> NDArray[np.float64]:
@@ -264,7 +275,8 @@ def _numbers(rows: Any, lengths: tuple[int, ...]) -> list[NDArray[np.float64]]:
         raise ValueError(f"expected numbers, got {rows!r}") from error
 
 
-def _camera_to_dict(camera: pycolmap.Camera) -> dict[str, Any]:
+def camera_to_dict(camera: pycolmap.Camera) -> dict[str, Any]:
+    """Model, size and parameters as plain values."""
     return {
         "model": camera.model_name,
         "width": camera.width,

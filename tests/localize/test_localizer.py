@@ -241,6 +241,15 @@ def test_missing_cameras_are_logged(
     assert "4 photos without a given camera" in caplog.text
 
 
+def test_a_name_that_no_line_can_hold_fails_alone(scene: FakeMap, folder: Path) -> None:
+    (folder / "one.png").rename(folder / "#one.png")
+    rng = np.random.default_rng(0)
+    views = {n: query_view(scene, rng, angle=0.2 * n)[0] for n in (1, 2)}
+    results = localizer(scene, views).localize_all(folder)
+    assert "rename" in results["#one.png"].reason
+    assert results["sub dir/zwei ß.png"].success
+
+
 def test_no_queries_are_refused(scene: FakeMap, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no photos"):
         localizer(scene, {}).localize_all(tmp_path)

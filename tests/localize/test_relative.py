@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,10 @@ def test_given_cameras(model: str, extra: tuple[float, ...], outliers: float) ->
     assert result.num_matches == len(result.matches) == len(result.inlier_mask)
     assert result.num_inliers == result.inlier_mask.sum()
     assert 0 < result.confidence < 1
+    values = json.loads(json.dumps(result.to_dict()))
+    np.testing.assert_array_equal(values["cam1_from_cam0"], result.cam1_from_cam0)
+    assert values["camera1"]["width"] == 1000
+    assert "no scale" in result.summary()
 
 
 def test_turned_round_gives_the_inverse() -> None:
@@ -141,6 +146,8 @@ def test_wrong_and_few_matches_fail_with_a_reason() -> None:
     black = relative_pose(photo_of(0), photo_of(0, (1, 1)), matcher=TruthMatcher({}))
     assert black.reason == "too few matches: 0 < 15"
     assert black.num_matches == 0
+    assert black.summary() == "no relative pose: too few matches: 0 < 15"
+    assert black.to_dict()["cam1_from_cam0"] is None
 
 
 def test_the_same_input_gives_the_same_pose() -> None:

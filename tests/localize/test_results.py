@@ -4,7 +4,15 @@ import numpy as np
 import pycolmap
 import pytest
 
-from localize.results import Localization, read_poses, read_results, write_poses, write_results
+from localize.results import (
+    Localization,
+    poses_text,
+    read_poses,
+    read_results,
+    unwritable_name,
+    write_poses,
+    write_results,
+)
 from matching.errors import InputError
 from tests.localize.synthetic import look_at, make_camera
 
@@ -37,6 +45,7 @@ def test_poses_come_back_exactly(tmp_path: Path) -> None:
     results = [random_result(n, i) for i, n in enumerate(NAMES)]
     write_poses(tmp_path / "poses.txt", [*results, failure("failed.jpg")])
     poses = read_poses(tmp_path / "poses.txt")
+    assert (tmp_path / "poses.txt").read_text(encoding="utf-8") == poses_text(results)
     assert list(poses) == NAMES  # the failed query is left out
     for result in results:
         assert result.cam_from_world is not None
@@ -103,6 +112,7 @@ def test_names_that_would_not_come_back_are_refused(tmp_path: Path, name: str) -
     file.write_text("old")
     with pytest.raises(InputError, match="rename"):
         write_poses(file, [random_result("ok.jpg", 0), random_result(name, 1)])
+    assert unwritable_name(name) and not unwritable_name("ok # 1.jpg")
     assert file.read_text() == "old"  # nothing half-written
     assert list(tmp_path.iterdir()) == [file]
 
