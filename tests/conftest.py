@@ -1,9 +1,13 @@
 """Shared fixtures: the optional data folder, and skips for what a machine does not have."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from benchmarks.rendered_place import RenderedPlace
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -22,3 +26,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def shared() -> Path:
     """The folder ``../shared`` with golden numbers and real photos; mark such tests `shared`."""
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def rendered_place(tmp_path_factory: pytest.TempPathFactory) -> "RenderedPlace":
+    """A small rendered place with exact truth: 8 map photos and 3 queries of 320x240."""
+    from benchmarks.rendered_place import PlaceOptions, write_rendered_place
+
+    return write_rendered_place(
+        tmp_path_factory.mktemp("rendered") / "place",
+        PlaceOptions(num_map_photos=8, num_queries=3, image_width=320),
+    )
+
+
+@pytest.fixture(scope="session")
+def rendered_map(rendered_place: "RenderedPlace", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a SIFT map of `rendered_place` with its true poses; tests must not change it."""
+    from mapping import build_map
+    from matching import load_matcher
+
+    folder = tmp_path_factory.mktemp("rendered_map") / "map"
+    build_map(
+        rendered_place.images,
+        folder,
+        load_matcher("sift"),
+        known_poses=rendered_place.folder / "sparse_gt",
+        image_names=rendered_place.map_names,
+    )
+    return folder

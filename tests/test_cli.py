@@ -1,0 +1,219 @@
+"""The command line's contract: results on stdout, exit codes, one-line errors on stderr."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import groundloc
+from benchmarks.rendered_place import RenderedPlace
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Run:
+    """One call of the command line inside this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: object) -> None:
+        capsys.readouterr()
+        try:
+            self.code = groundloc.main([str(a) for a in arguments])
+        except SystemExit as stop:  # argparse
+            self.code = int(str(stop.code))
+        captured = capsys.readouterr()
+        self.out, self.err = captured.out, captured.err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        parsed = json.loads(self.out)
+        assert isinstance(parsed, dict)
+        return parsed
+
+    @property
+    def error(self) -> str:
+        """The one error line."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1 and "Traceback" not in self.err, self.err
+        return lines[0]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    return lambda *arguments: Run(capsys, *arguments)
+
+
+@pytest.fixture(scope="module")
+def photos(rendered_place: RenderedPlace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it: map photos, with a bad file among them."""
+    folder = tmp_path_factory.mktemp("user") / "my photos"
+    shutil.copytree(rendered_place.images / "map", folder)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    return folder
+
+
+def test_map_then_localize_then_evaluate(
+    run: Any, rendered_place: RenderedPlace, rendered_map: Path, tmp_path: Path
+) -> None:
+    info = run("info", rendered_map, "--check", "--json")
+    assert info.code == 0 and info.json["problems"] == []
+    assert info.json["num_images"] == len(rendered_place.map_names)
+
+    poses = tmp_path / "out" / "poses.txt"
+    queries = rendered_place.folder / "query.txt"
+    localized = run("localize", rendered_map, queries, "--out", poses, "--report", tmp_path / "r")
+    assert localized.code == 0
+    assert localized.out.startswith("localized 3 / 3")
+    assert len(poses.read_text().splitlines()) == 3
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 3
+    assert (tmp_path / "r" / "report.html").stat().st_size > 100_000
+
+    truth = rendered_place.folder / "sparse_gt"
+    report = run("evaluate", poses, truth, "--json", "--out", tmp_path / "report.json")
+    assert report.code == 0
+    assert report.json == json.loads((tmp_path / "report.json").read_text())
+    assert report.json["num_localized"] == report.json["num_queries"] == 3
+    # 320x240 photos of a courtyard of about 20 m, exact truth
+    assert report.json["median_translation_error_m"] < 0.05
+    assert report.json["recall"]["0.25m_2deg"] == 1.0
+    assert "median error" in run("evaluate", poses, truth).out
+
+
+def test_localize_prints_poses_without_out(
+    run: Any, rendered_place: RenderedPlace, rendered_map: Path
+) -> None:
+    query = rendered_place.images / "query" / "query_00.jpg"
+    printed = run("localize", rendered_map, query, "--quiet")
+    assert printed.code == 0
+    name, *numbers = printed.out.split()
+    assert name.endswith("query_00.jpg") and len(numbers) == 7
+    both = run("localize", rendered_map, query, "--json", "--top-k", 4, "--quiet")
+    assert both.json["num_localized"] == 1
+    assert len(both.json["results"][0]["retrieved"]) <= 4
+
+
+def test_sfm_map_skips_the_bad_photo_and_reports_it(
+    run: Any, photos: Path, tmp_path: Path, rendered_place: RenderedPlace
+) -> None:
+    made = run("map", photos, tmp_path / "map", "--json", "--pairs", "sequential", "--quiet")
+    assert made.code == 0, made.err
+    assert "broken.jpg" in made.json["not_registered"]
+    assert made.json["num_images"] >= 6
+    again = run("map", photos, tmp_path / "map", "--pairs", "sequential")
+    assert again.code == 0 and "broken.jpg" in again.out
+    other = run("map", photos, tmp_path / "map", "--pairs", "exhaustive")
+    assert other.code == 1 and "pairs.method" in other.error
+
+
+def test_match_and_relative(run: Any, rendered_place: RenderedPlace, tmp_path: Path) -> None:
+    pair = [rendered_place.images / "map" / f"map_0{i}.jpg" for i in (0, 1)]
+    npz, plot = tmp_path / "matches.npz", tmp_path / "matches.png"
+    matched = run("match", *pair, "--out", npz, "--plot", plot)
+    assert matched.code == 0
+    with np.load(npz) as stored:
+        count = len(stored["scores"])
+        assert stored["keypoints0"].shape == stored["keypoints1"].shape == (count, 2)
+        assert stored["image_size0"].tolist() == [320, 240]
+    assert matched.out == f"{count} matches with sift\n" and count > 50
+    assert Image.open(plot).size[0] >= 320
+
+    camera = rendered_place.query_cameras["query/query_00.jpg"]
+    text = " ".join(["PINHOLE", "320", "240", *map(str, camera.params)])
+    relative = run("relative", *pair, "--camera0", text, "--camera1", text, "--json")
+    assert relative.code == 0 and relative.json["success"] and not relative.json["metric"]
+    wrong = run("relative", *pair, "--camera0", "PINHOLE 320 240 300")
+    assert wrong.code == 2 and "--camera0" in wrong.error
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        ([], 2, "required"),
+        (["mpa"], 2, "mpa"),
+        (["map", "photos"], 2, "MAP"),
+        (["map", "none", "out"], 1, "no photo folder 'none'"),
+        (["map", ".", "out", "--set", "pairs.methd=file"], 2, "did you mean 'pairs.method'"),
+        (["map", ".", "out", "--set", "pairs"], 2, "key.sub=value"),
+        (["map", ".", "out", "--matcher", "sfit"], 1, "unknown matcher 'sfit'"),
+        (["map", ".", "out", "--device", "toaster"], 1, "unknown device"),
+        (["map", ".", "out", "--config", "none.yaml"], 2, "none.yaml"),
+        (["localize", "none", "a.jpg"], 1, "none"),
+        (["info", "."], 1, "map.json"),
+        (["match", "none.jpg", "none.jpg"], 1, "no image 'none.jpg'"),
+        (["match", "a.jpg", "a.jpg", "--dense"], 2, "--dense"),
+        (["evaluate", "none.txt", "."], 1, "'.' is no COLMAP model"),
+        (["benchmark", "imagenet", ".", "--out", "out"], 1, "imagenet"),
+        (["map", ".", "out", "--extend", "--overwrite"], 2, "--extend"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = run(*arguments)
+    assert (wrong.code, wrong.out) == (code, "")
+    assert message in wrong.error
+
+
+def test_unwritable_output_is_one_line(run: Any, rendered_map: Path, tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+    photo = tmp_path / "black.png"
+    Image.new("RGB", (64, 48)).save(photo)
+    wrong = run("localize", rendered_map, photo, "--out", blocker / "poses.txt")
+    assert wrong.code == 1 and "file" in wrong.error
+
+
+def test_failed_queries_are_results(run: Any, rendered_map: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "queries"
+    folder.mkdir()
+    Image.new("RGB", (320, 240)).save(folder / "black.png")
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    (folder / "text.jpg").write_text("no image")
+    failed = run("localize", rendered_map, folder, "--out", tmp_path / "poses.txt")
+    assert failed.code == 0 and failed.out.startswith("localized 0 / 3")
+    for name in ("black.png", "dot.png", "text.jpg"):
+        assert f"{name}: " in failed.out
+    assert (tmp_path / "poses.txt").read_text() == ""
+
+
+def test_help_is_fast_and_names_every_command() -> None:
+    start = time.perf_counter()
+    shown = subprocess.run(
+        [sys.executable, "groundloc.py", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - start
+    assert shown.returncode == 0
+    for command in ("demo", "map", "localize", "match", "relative", "evaluate", "info"):
+        assert f"  {command} " in shown.stdout
+    # 0.1 s measured; the bound is wide because test machines are shared
+    assert seconds < 5
+
+
+def test_interrupt_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "groundloc.py", "map", str(photos), str(tmp_path / "map")],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # work has begun once something is reported
+        if line:
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(timeout=60) == 130
+    assert "Traceback" not in rest and "interrupted" in rest
