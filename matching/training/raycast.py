@@ -71,11 +71,12 @@ def leaf_mask(q: Vec, size: float, radius: float, fill: float, seed: int) -> tor
     """True where a point lies in a leaf: a ball around a jittered centre of a hashed cell."""
     s = [x * (1.0 / size) for x in q]
     cells = [x.floor() for x in s]
-    h = hash_cells(*[c.to(torch.int32) for c in cells], seed)
+    i, j, k = (c.to(torch.int32) for c in cells)
+    h = hash_cells(i, j, k, seed)
     distance = torch.zeros_like(s[0])
-    for k in range(3):
-        centre = cells[k] + 0.5 + 0.4 * (_unit(h, 8 * k) - 0.5)
-        distance = distance + (s[k] - centre) * (s[k] - centre)
+    for axis in range(3):
+        centre = cells[axis] + 0.5 + 0.4 * (_unit(h, 8 * axis) - 0.5)
+        distance = distance + (s[axis] - centre) * (s[axis] - centre)
     return (distance < radius * radius) & (_unit(h, 4) < fill)
 
 

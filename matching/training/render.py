@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -15,6 +16,14 @@ CHUNK_TILES = 160  # shaded at once: larger falls out of the cache, smaller cost
 TILE = 16  # pixels; rays of a tile are culled together
 # the pixel's centre first (it alone gives the geometry), then a rotated grid
 SAMPLE_OFFSETS = ((0.0, 0.0), (-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
+
+
+class RayOwners(NamedTuple):
+    """What P rays belong to."""
+
+    scene: torch.Tensor  # (P,) int64
+    image: torch.Tensor  # (P,) int64
+    pixel_angle: torch.Tensor  # (P,) width of a pixel at unit depth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,67 +67,91 @@ def camera_center(cam_from_world: torch.Tensor) -> torch.Tensor:
     return -(rotation.transpose(-1, -2) @ translation)[..., 0]
 
 
-def shade_samples(
-    scenes: Scenes,
-    scene: torch.Tensor,
-    light: torch.Tensor,
+class Hits(NamedTuple):
+    """Hits of P rays, between tracing and shading."""
+
+    surface: Surface
+    points: torch.Tensor  # (P, 3) world
+    unit: torch.Tensor  # (P, 3) direction of the ray
+    distance: torch.Tensor  # (P,) metres from the camera
+    footprint: torch.Tensor  # (P,) size of a pixel on the surface, metres
+    starts: torch.Tensor  # (P, 3) of shadow rays, lifted off the surface
+    active: torch.Tensor  # (P,) bool, hits that look at the key light
+
+
+def find_hits(
+    geometry: torch.Tensor,
+    lights: torch.Tensor,
+    rays: RayOwners,
     origins: torch.Tensor,
     directions: torch.Tensor,
     depth: torch.Tensor,
     ids: torch.Tensor,
-    pixel_angle: torch.Tensor,
-    bank: TextureBank,
-    occlusion: "Occlusion",
-) -> tuple[torch.Tensor, Surface]:
-    """Radiance of traced rays; ``occlusion`` answers which of the hits the key light misses.
+) -> Hits:
+    """Surfaces at the hits of P rays.
 
     Args:
-        scenes: The scenes.
-        scene: Scene of each ray, (P,) int64.
-        light: Light of each ray, (P, NUM_LIGHT).
-        origins: (P, 3).
+        geometry: (B, N, NUM_GEOMETRY).
+        lights: (I, NUM_LIGHT).
+        rays: Scene and image of each ray.
+        origins: Camera centres, (I, 3).
         directions: (P, 3), unit depth.
         depth: (P,), inf for a miss.
-        ids: (P,) int32.
-        pixel_angle: Width of a pixel at unit depth, (P,).
-        bank: Textures.
-        occlusion: Called with points, ids, active -> shadowed.
+        ids: (P,) int32, -1 for a miss.
     """
     hit = ids >= 0
-    slot = ids.clamp_min(0).long()
-    depth = torch.where(hit, depth, torch.ones_like(depth))
-    points = origins + depth[:, None] * directions
-    surface = surface_at(scenes.geometry[scene, slot], points, directions)
+    depth = torch.where(hit, depth, 1.0)
+    points = origins[rays.image] + depth[:, None] * directions
+    surface = surface_at(geometry[rays.scene, ids.clamp_min(0).long()], points, directions)
     length = directions.norm(dim=-1)
     unit = directions / length[:, None]
-    distance = depth * length
     facing = -(surface.normal * unit).sum(-1)
     # the mean of the two axes of the pixel's ellipse on the surface
-    footprint = depth * pixel_angle / facing.clamp_min(0.05).sqrt()
-    to_key, _ = toward_key(light, points)
-    active = hit & ((surface.normal * to_key).sum(-1) > 0)
-    lifted = points + surface.normal * (2e-3 + 1e-3 * depth)[:, None]
-    lit = ~occlusion(lifted, ids, active)
-    material = scenes.materials[scene, slot, surface.face]
-    color = shade(light, material, surface, points, unit, distance, hit, lit, footprint, bank)
-    return color, surface
+    footprint = depth * rays.pixel_angle / facing.clamp_min(0.05).sqrt()
+    to_key, _ = toward_key(lights[rays.image], points)
+    return Hits(
+        surface=surface,
+        points=points,
+        unit=unit,
+        distance=depth * length,
+        footprint=footprint,
+        starts=points + surface.normal * (2e-3 + 1e-3 * depth)[:, None],
+        active=hit & ((surface.normal * to_key).sum(-1) > 0),
+    )
 
 
-class Occlusion:
-    """Shadow test of one image's blocks of rays on the CPU."""
+def color_hits(
+    materials: torch.Tensor,
+    lights: torch.Tensor,
+    rays: RayOwners,
+    hits: Hits,
+    ids: torch.Tensor,
+    shadow: torch.Tensor,
+    bank: TextureBank,
+) -> torch.Tensor:
+    """Linear radiance of P rays, (P, 3).
 
-    def __init__(self, primitives: raycast.Primitives, key: torch.Tensor, block: int) -> None:
-        self.primitives, self.key, self.block = primitives, key, block
-
-    def __call__(
-        self, points: torch.Tensor, ids: torch.Tensor, active: torch.Tensor
-    ) -> torch.Tensor:
-        """Points (P, 3), ids (P,), active (P,) -> shadowed (P,)."""
-        blocks = points.reshape(-1, self.block, 3)
-        shape = blocks.shape[:2]
-        return raycast.shadowed(
-            self.primitives, blocks, ids.reshape(shape), active.reshape(shape), self.key
-        ).reshape(-1)
+    Args:
+        materials: (B, N, NUM_FACES, NUM_MATERIAL).
+        lights: (I, NUM_LIGHT).
+        rays: Scene and image of each ray.
+        hits: From `find_hits`.
+        ids: (P,) int32.
+        shadow: True where something stands before the key light, (P,).
+        bank: Textures.
+    """
+    return shade(
+        lights[rays.image],
+        materials[rays.scene, ids.clamp_min(0).long(), hits.surface.face],
+        hits.surface,
+        hits.points,
+        hits.unit,
+        hits.distance,
+        ids >= 0,
+        ~shadow,
+        hits.footprint,
+        bank,
+    )
 
 
 @torch.no_grad()
@@ -176,19 +209,29 @@ def render_image(
         cull = raycast.cone_cull(origin, directions)
         depth, ids = raycast.trace(primitives, origin, directions, cull)
         count = ids.numel()
-        color, surface = shade_samples(
-            scenes,
-            torch.full((count,), scene),
-            light.expand(count, -1),
-            origin.expand(count, 3),
+        zero = torch.zeros(count, dtype=torch.int64)
+        rays = RayOwners(scene=zero + scene, image=zero, pixel_angle=(1 / K[0, 0]).expand(count))
+        flat_ids = ids.reshape(-1)
+        hits = find_hits(
+            scenes.geometry,
+            light[None],
+            rays,
+            origin[None],
             directions.reshape(-1, 3),
             depth.reshape(-1),
-            ids.reshape(-1),
-            (1.0 / K[0, 0]).expand(count),
-            bank,
-            Occlusion(primitives, light[KEY], positions.shape[1]),
+            flat_ids,
         )
-        return color, depth.reshape(-1), ids.reshape(-1), surface.face, surface.normal
+        shadow = raycast.shadowed(
+            primitives,
+            hits.starts.reshape(*ids.shape, 3),
+            ids,
+            hits.active.reshape(ids.shape),
+            light[KEY],
+        )
+        color = color_hits(
+            scenes.materials, light[None], rays, hits, flat_ids, shadow.reshape(-1), bank
+        )
+        return color, depth.reshape(-1), flat_ids, hits.surface.face, hits.surface.normal
 
     def in_chunks(positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # a thread per chunk, not per operation: threads that wait for each other after every
@@ -239,3 +282,89 @@ def _differs(seen: torch.Tensor) -> torch.Tensor:
         rough.narrow(axis, 0, size).logical_or_(jump)
         rough.narrow(axis, 1, size).logical_or_(jump)
     return rough
+
+
+def render_images(
+    scenes: Scenes,
+    scene: torch.Tensor,
+    view: torch.Tensor,
+    K: torch.Tensor,
+    cam_from_world: torch.Tensor,
+    image_size: tuple[int, int],
+    lights: torch.Tensor,
+    bank: TextureBank,
+) -> Frames:
+    """Render I images, on the device of the scenes: in plain torch on the CPU, else with Triton.
+
+    Args:
+        scenes: The scenes.
+        scene: Which of them each image shows, (I,) int64.
+        view: 0 or 1, for primitives that exist in one view only, (I,) int64.
+        K: (I, 3, 3) float32, pixels.
+        cam_from_world: (I, 4, 4) float32.
+        image_size: (width, height).
+        lights: (I, NUM_LIGHT).
+        bank: Textures.
+    """
+    if scenes.geometry.is_cuda:
+        from matching.training.render_gpu import render_images_gpu  # needs Triton
+
+        return render_images_gpu(scenes, scene, view, K, cam_from_world, image_size, lights, bank)
+    frames = [
+        render_image(
+            scenes,
+            int(scene[i]),
+            int(view[i]),
+            K[i],
+            cam_from_world[i],
+            image_size,
+            lights[i],
+            bank,
+        )
+        for i in range(len(scene))
+    ]
+    return Frames(
+        radiance=torch.cat([f.radiance for f in frames]),
+        depth=torch.cat([f.depth for f in frames]),
+        ids=torch.cat([f.ids for f in frames]),
+        normals=torch.cat([f.normals for f in frames]),
+    )
+
+
+@torch.no_grad()
+def depth_images(
+    scenes: Scenes,
+    scene: torch.Tensor,
+    view: torch.Tensor,
+    K: torch.Tensor,
+    cam_from_world: torch.Tensor,
+    image_size: tuple[int, int],
+) -> torch.Tensor:
+    """Depth alone, without light or textures: for looking before rendering.
+
+    Args:
+        scenes: The scenes.
+        scene: (I,) int64.
+        view: (I,) int64.
+        K: (I, 3, 3).
+        cam_from_world: (I, 4, 4).
+        image_size: (width, height).
+
+    Returns:
+        (I, H, W) float32 metres along the optical axis, inf where nothing is hit.
+    """
+    width, height = image_size
+    if scenes.geometry.is_cuda:
+        from matching.training.render_gpu import depth_images_gpu  # needs Triton
+
+        return depth_images_gpu(scenes, scene, view, K, cam_from_world, image_size)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    pixels = torch.stack([x, y], -1).float() + 0.5
+    result = []
+    for i in range(len(scene)):
+        directions = ray_directions(K[i], cam_from_world[i], pixels)  # a block per row
+        origin = camera_center(cam_from_world[i])
+        primitives = raycast.Primitives(scenes.geometry[int(scene[i])], int(view[i]))
+        cull = raycast.cone_cull(origin, directions)
+        result.append(raycast.trace(primitives, origin, directions, cull)[0])
+    return torch.stack(result)

@@ -1,7 +1,7 @@
 """From a hit (primitive, point) to its face, texture coordinates and normal; on any device."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -17,8 +17,7 @@ from matching.training.world import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surface:
+class Surface(NamedTuple):  # a tuple, so that torch.compile traces through it
     """Where rays hit; all of shape (P, ...)."""
 
     face: torch.Tensor  # (P,) int64, which material
@@ -31,10 +30,6 @@ class Surface:
 def _cell_number(i: torch.Tensor, j: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     x = torch.sin(i * 12.9898 + j * 78.233 + k * 37.719) * 43.7585
     return x - torch.floor(x)
-
-
-def _arctangent(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    return torch.atan2(y, x)
 
 
 def surface_at(rows: torch.Tensor, points: torch.Tensor, directions: torch.Tensor) -> Surface:
@@ -77,7 +72,7 @@ def surface_at(rows: torch.Tensor, points: torch.Tensor, directions: torch.Tenso
 
     u = torch.where(axis_x, sign * y, torch.where(axis_y, -sign * x, x))
     v = torch.where(axis_x | axis_y, -z, -sign * y)
-    u = torch.where(wall, _arctangent(y, x) * torch.minimum(hx, hy), u)
+    u = torch.where(wall, torch.atan2(y, x) * torch.minimum(hx, hy), u)
 
     zero = torch.zeros_like(x)
     one = torch.ones_like(x)
@@ -97,20 +92,15 @@ def surface_at(rows: torch.Tensor, points: torch.Tensor, directions: torch.Tenso
     normal = torch.where(is_kind(Kind.TERRAIN)[:, None], _terrain_normal(x, y, params), normal)
 
     cell = zero
-    facade = is_kind(Kind.FACADE) & (axis_x | axis_y)
-    s, half_s = torch.where(axis_x, y, x), torch.where(axis_x, hy, hx)
-    depth_in = torch.where(axis_x, gap[:, 0], gap[:, 1])
     # points inside the box are in a recess; which wall it belongs to is the nearest in the grid
     fx = _facade_cell(y, z, hy, hz, params)
     fy = _facade_cell(x, z, hx, hz, params)
     deep = is_kind(Kind.FACADE) & (torch.minimum(gap[:, 0], gap[:, 1]) > 1e-3 * 2)
     deep = deep & (gap[:, 2] > 2e-3)
     in_x = deep & (gap[:, 0] <= params[:, 4] + 2e-3) & (gap[:, 0] <= gap[:, 1])
-    in_y = deep & ~in_x
     cs = torch.where(in_x, fx[0], fy[0])
     cz = torch.where(in_x, fx[1], fy[1])
-    s = torch.where(in_x, y, torch.where(in_y, x, s))
-    depth_in = torch.where(in_x, gap[:, 0], torch.where(in_y, gap[:, 1], depth_in))
+    s, depth_in = torch.where(in_x, y, x), torch.where(in_x, gap[:, 0], gap[:, 1])
     side = torch.where(in_x, torch.where(x >= 0, 1.0, -1.0), torch.where(y >= 0, 1.0, -1.0))
     rs, rz = s - cs, z - cz
     gap_back = (params[:, 4] - depth_in).abs()

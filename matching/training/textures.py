@@ -144,7 +144,8 @@ class Painter:
     def grid(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixel coordinates y, x in [0, 1), each (S, S)."""
         axis = (torch.arange(self.size) + 0.5) / self.size
-        return torch.meshgrid(axis, axis, indexing="ij")
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        return y, x
 
     def plain(self) -> torch.Tensor:
         """A near-textureless wall: plaster or paint."""
@@ -271,8 +272,7 @@ class Painter:
         for k in range(count):
             radius = size * 2 ** self.uniform(-6.5, -2.0) * (1.3 - k / count)
             self._stamp(image, base, radius, spread, stripes)
-        image = image * (1 + 0.06 * self.noise(0.7))
-        return image
+        return image * (1 + 0.06 * self.noise(0.7))
 
     def _stamp(
         self, image: torch.Tensor, base: torch.Tensor, radius: float, spread: float, stripes: float
