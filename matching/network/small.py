@@ -62,9 +62,9 @@ def small_config() -> NetworkConfig:
 class ChannelNorm(nn.Module):
     """LayerNorm over the channels of each pixel; no statistics over pixels, so one fused pass."""
 
-    def __init__(self, channels: int, *, gain: float = 1.0) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.full((channels,), gain))
+        self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,13 +78,19 @@ class ChannelNorm(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, norm, GELU."""
+    """Convolution, norm where asked for, GELU.
 
-    def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> None:
+    Norms cost as much as the convolutions at 1/2 and 1/4 of the resolution; there, careful starting
+    weights and the residual blocks' gain keep the scale instead.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, norm: bool = False
+    ) -> None:
         super().__init__()
         padding = (kernel - 1) // 2
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
-        self.norm = ChannelNorm(outputs)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=not norm)
+        self.norm = ChannelNorm(outputs) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x: (B, inputs, H, W). Returns (B, outputs, H / stride, W / stride)."""
@@ -92,17 +98,19 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Adds the result of ``depth`` convolutions; starts as the identity."""
+    """Adds the result of ``depth`` convolutions, little at the start."""
 
-    def __init__(self, channels: int, *, depth: int) -> None:
+    def __init__(self, channels: int, *, depth: int, norm: bool = False) -> None:
         super().__init__()
-        self.body = nn.Sequential(*(ConvBlock(channels, channels) for _ in range(depth - 1)))
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm = ChannelNorm(channels, gain=0.1)
+        self.body = nn.Sequential(
+            *(ConvBlock(channels, channels, norm=norm) for _ in range(depth - 1))
+        )
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.gain = nn.Parameter(torch.full((channels, 1, 1), 0.2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x: (B, channels, H, W). Returns the same shape."""
-        return F.gelu(x + self.norm(self.conv(self.body(x))))
+        return F.gelu(x + self.gain.to(x.dtype) * self.conv(self.body(x)))
 
 
 class Stem(nn.Module):
@@ -118,7 +126,8 @@ class Stem(nn.Module):
             ConvBlock(half, quarter, stride=2), ResidualBlock(quarter, depth=2)
         )
         self.stage8 = nn.Sequential(
-            ConvBlock(quarter, eighth, stride=2), ResidualBlock(eighth, depth=2)
+            ConvBlock(quarter, eighth, stride=2, norm=True),
+            ResidualBlock(eighth, depth=2, norm=True),
         )
         self.stage16 = nn.Conv2d(eighth, width, 3, stride=2, padding=1)
         self.skips = nn.ModuleList(
@@ -153,7 +162,8 @@ class SmallHead(nn.Module):
         skip_half, skip_quarter, skip_eighth = _SKIPS
         self.tokens = nn.Linear(width, 4 * 96)
         self.stage8 = nn.Sequential(
-            ConvBlock(96 + skip_eighth, eighth), ResidualBlock(eighth, depth=2)
+            ConvBlock(96 + skip_eighth, eighth, norm=True),
+            ResidualBlock(eighth, depth=2, norm=True),
         )
         self.to_stage4 = nn.Conv2d(eighth, 4 * 48, 1)
         self.stage4 = nn.Sequential(

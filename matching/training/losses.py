@@ -243,7 +243,7 @@ def local_matching_loss(
         1, index.flatten(1)[..., None].expand(-1, -1, channels)
     )  # (B, N*K, D)
     near = near.view(batch, count, window, channels)
-    logits = (near * descriptors[:, :, None]).sum(-1) / temperature  # (B, N, K)
+    logits = (near @ descriptors[..., None])[..., 0] / temperature  # (B, N, K)
     log_probability = logits.masked_fill(~inside, -1e4).log_softmax(-1)
     distance_x = (cells_x - positions[..., 0, None]).abs()
     distance_y = (cells_y - positions[..., 1, None]).abs()

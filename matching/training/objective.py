@@ -40,6 +40,7 @@ class LossOptions:
     retrieval_weight: float = 0.1  # global descriptors, the pair against the batch
     temperature: float = 0.05  # of InfoNCE and of the window
     retrieval_temperature: float = 0.07
+    local_correspondences: int = 256  # per pair that get a window; the costliest part of the loss
     local_radius_cells: int = 3  # half the side of the window
     local_jitter_cells: int = 1  # how far the window's centre may be from the truth's cell
     right_within_px: float = 3.0  # a match is right for the confidence up to this error
@@ -49,11 +50,13 @@ class LossOptions:
         for name in ("temperature", "retrieval_temperature", "right_within_px", "max_distance"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        if self.local_radius_cells < 1 or self.local_jitter_cells < 0:
-            raise ValueError(
-                f"local_radius_cells must be >= 1, local_jitter_cells >= 0, got "
-                f"{self.local_radius_cells} and {self.local_jitter_cells}"
-            )
+        for name, least in (
+            ("local_correspondences", 1),
+            ("local_radius_cells", 1),
+            ("local_jitter_cells", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
 
 
 class _Maps(NamedTuple):
@@ -109,9 +112,10 @@ def joined_loss(
     odds = _odds(maps0, cells0, right0 & visible) + _odds(maps1, cells1, right1 & visible)
 
     local = local_error = torch.zeros((), device=visible.device)
+    every = slice(None, None, max(1, visible.shape[1] // options.local_correspondences))
     for own, other, cells in (
-        (descriptors0, maps1.descriptors, cells1),
-        (descriptors1, maps0.descriptors, cells0),
+        (descriptors0[:, every], maps1.descriptors, cells1[:, every]),
+        (descriptors1[:, every], maps0.descriptors, cells0[:, every]),
     ):
         shape = (*cells.shape[:-1], 2)
         jitter = torch.rand(shape, device=cells.device, generator=generator)
@@ -121,7 +125,7 @@ def joined_loss(
             own,
             other,
             cells,
-            visible,
+            visible[:, every],
             centers=centers,
             radius=options.local_radius_cells,
             temperature=options.temperature,
