@@ -1,50 +1,26 @@
 """`relative_pose`: how one camera stood relative to another, from two photos."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import poselib
 import pycolmap
 from numpy.typing import NDArray
 
 from localize.confidence import inliers_by_chance, pose_confidence, spread_inliers
+from localize.essential import (
+    Estimate,
+    RelativeOptions,
+    best_estimate,
+    epipolar_errors,
+    undistorted_rays,
+)
 from localize.intrinsics import QueryCamera, query_camera
-from localize.pnp import with_focal_length
 from localize.results import camera_to_dict
-from mapping.cameras import DEFAULT_FOCAL_RATIO
 from matching.matcher import ImageLike, Matcher
 from matching.types import Matches, View
 
 FloatArray = NDArray[np.float64]
-
-_MIN_MATCHES = 6  # five define an essential matrix, one more can contradict it
-_FOCAL_LOG_STD = 0.35  # of the logarithm of focal lengths: two thirds from 0.85 to 1.7 long sides
-
-
-@dataclass(frozen=True, kw_only=True)
-class RelativeOptions:
-    """Settings of `relative_pose`."""
-
-    max_error_px: float = 1.0  # largest epipolar (Sampson) error of an inlier
-    min_inliers: int = 15  # with fewer there is no result
-    max_iterations: int = 20_000  # most samples drawn by RANSAC
-    success_probability: float = 0.9999  # RANSAC stops when a better pose is less likely than 1 - p
-    seed: int = 0  # of the random samples
-
-    def __post_init__(self) -> None:
-        if not self.max_error_px > 0:
-            raise ValueError(f"max_error_px must be > 0, got {self.max_error_px}")
-        if self.min_inliers < _MIN_MATCHES:
-            raise ValueError(f"min_inliers must be at least {_MIN_MATCHES}, got {self.min_inliers}")
-        if self.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
-        if not 0 < self.success_probability < 1:
-            raise ValueError(
-                f"success_probability must be in (0, 1), got {self.success_probability}"
-            )
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +92,6 @@ class RelativePose:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Estimate:
-    camera0: pycolmap.Camera
-    camera1: pycolmap.Camera
-    rotation: FloatArray  # (3, 3)
-    translation: FloatArray  # (3,), unit length
-    cost: float  # squared errors in pixels, those of outliers truncated; less is better
-    inlier_mask: NDArray[np.bool_]
-
-
 def relative_pose(
     image0: ImageLike | View,
     image1: ImageLike | View,
@@ -172,154 +138,14 @@ def relative_pose(
             f"too few matches: {len(matches)} < {options.min_inliers}", matches, guess0, guess1
         )
     pixels0, pixels1 = (m.astype(np.float64) for m in (matches.keypoints0, matches.keypoints1))
-    estimate = _best_estimate(pixels0, pixels1, guess0, guess1, options)
+    estimate = best_estimate(pixels0, pixels1, guess0, guess1, options)
     if estimate is None:
         return _failed(f"no pose fits the {len(matches)} matches", matches, guess0, guess1)
     return _judge(estimate, pixels0, pixels1, matches, options)
 
 
-def epipolar_errors(
-    rotation: FloatArray, translation: FloatArray, rays0: FloatArray, rays1: FloatArray
-) -> FloatArray:
-    """Sampson distances of normalized image points to an essential matrix.
-
-    Args:
-        rotation: Of cam1_from_cam0, (3, 3).
-        translation: Of cam1_from_cam0, (3,).
-        rays0: x / z and y / z in camera 0, (M, 2).
-        rays1: The same in camera 1, (M, 2).
-
-    Returns:
-        (M,), in the unit of the rays: times the focal length they are pixels.
-    """
-    x, y, z = translation
-    essential = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]) @ rotation
-    homogeneous0 = np.column_stack([rays0, np.ones(len(rays0))])
-    homogeneous1 = np.column_stack([rays1, np.ones(len(rays1))])
-    lines1 = homogeneous0 @ essential.T
-    lines0 = homogeneous1 @ essential
-    numerator = np.abs((homogeneous1 * lines1).sum(1))
-    squares = (lines0[:, :2] ** 2).sum(1) + (lines1[:, :2] ** 2).sum(1)
-    return numerator / np.sqrt(np.maximum(squares, 1e-30))
-
-
-def _best_estimate(
-    pixels0: FloatArray,
-    pixels1: FloatArray,
-    guess0: QueryCamera,
-    guess1: QueryCamera,
-    options: RelativeOptions,
-) -> _Estimate | None:
-    """The cameras and the pose that explain the matches best."""
-    unknown0, unknown1 = (g.source == "estimated" for g in (guess0, guess1))
-    pairs = [(guess0.camera, guess1.camera)]
-    if unknown0 or unknown1:
-        pairs += _camera_candidates(
-            pixels0, pixels1, guess0.camera, guess1.camera, unknown0, unknown1, options
-        )
-    # a short run tells good cameras from bad ones
-    short = replace(options, max_iterations=min(options.max_iterations, 1000))
-    limited = short if len(pairs) > 1 else options
-    estimates = [_calibrated(pixels0, pixels1, c0, c1, limited) for c0, c1 in pairs]
-    found = [e for e in estimates if e is not None]
-    if not found:
-        return None
-    # the negative log posterior: where the matches do not tell the focal length, a common one wins
-    best = min(found, key=lambda e: e.cost)
-    variance = max(best.cost / max(int(best.inlier_mask.sum()), 1), 1e-12)
-    best = min(
-        found,
-        key=lambda e: (
-            e.cost / variance
-            + (_unusual(e.camera0) if unknown0 else 0.0)
-            + (_unusual(e.camera1) if unknown1 else 0.0)
-        ),
-    )
-    if limited is options:
-        return best
-    again = _calibrated(pixels0, pixels1, best.camera0, best.camera1, options)
-    return again if again is not None and again.cost < best.cost else best
-
-
-def _calibrated(
-    pixels0: FloatArray,
-    pixels1: FloatArray,
-    camera0: pycolmap.Camera,
-    camera1: pycolmap.Camera,
-    options: RelativeOptions,
-) -> _Estimate | None:
-    """Essential matrix of undistorted pixels."""
-    rays0, rays1 = _rays(camera0, pixels0), _rays(camera1, pixels1)
-    usable = np.isfinite(rays0).all(1) & np.isfinite(rays1).all(1)
-    if usable.sum() < _MIN_MATCHES:
-        return None
-    focals = [c.mean_focal_length() for c in (camera0, camera1)]
-    pinholes = [
-        {"model": "SIMPLE_PINHOLE", "width": c.width, "height": c.height, "params": [f, 0.0, 0.0]}
-        for c, f in zip((camera0, camera1), focals, strict=True)
-    ]
-    found, info = poselib.estimate_relative_pose(
-        rays0[usable] * focals[0],
-        rays1[usable] * focals[1],
-        *pinholes,
-        _ransac_options(options),
-        {"loss_type": "CAUCHY"},
-    )
-    norm = float(np.linalg.norm(found.t))
-    if info["num_inliers"] < _MIN_MATCHES or norm < 1e-12:
-        return None
-    # PoseLib's own score is in units of the focal lengths, which differ between candidates
-    errors = epipolar_errors(found.R, found.t / norm, rays0, rays1) * np.mean(focals)
-    inlier_mask = np.zeros(len(pixels0), np.bool_)
-    inlier_mask[np.flatnonzero(usable)[np.asarray(info["inliers"], bool)]] = True
-    return _Estimate(
-        camera0=camera0,
-        camera1=camera1,
-        rotation=found.R,
-        translation=found.t / norm,
-        cost=float(np.nansum(np.where(inlier_mask, errors, options.max_error_px) ** 2)),
-        inlier_mask=inlier_mask,
-    )
-
-
-def _camera_candidates(
-    pixels0: FloatArray,
-    pixels1: FloatArray,
-    camera0: pycolmap.Camera,
-    camera1: pycolmap.Camera,
-    unknown0: bool,
-    unknown1: bool,
-    options: RelativeOptions,
-) -> list[tuple[pycolmap.Camera, pycolmap.Camera]]:
-    """Focal lengths worth a try where they are not known."""
-    centre0, centre1 = (
-        np.array([c.principal_point_x, c.principal_point_y]) for c in (camera0, camera1)
-    )
-    candidates: list[tuple[float, float]] = []
-    focal0, focal1 = camera0.mean_focal_length(), camera1.mean_focal_length()
-    same_size = (camera0.width, camera0.height) == (camera1.width, camera1.height)
-    if unknown0 and unknown1 and same_size:
-        pair, info = poselib.estimate_shared_focal_relative_pose(
-            pixels0 - centre0, pixels1 - centre1, np.zeros(2), _ransac_options(options), {}
-        )
-        if info["num_inliers"] >= _MIN_MATCHES:
-            candidates.append((pair.camera1.focal(), pair.camera1.focal()))
-    fundamental, info = poselib.estimate_fundamental(pixels0, pixels1, _ransac_options(options), {})
-    if info["num_inliers"] >= 8:
-        cameras = poselib.focals_from_fundamental(fundamental, centre0, centre1)
-        candidates.append((cameras[0].focal(), cameras[1].focal()))
-    # the fundamental matrix tells nothing of the focal lengths when the optical axes meet
-    candidates += [(focal0 * s, focal1 * s) for s in np.geomspace(0.5, 2.0, 5)]
-    pairs = []
-    for new0, new1 in candidates:
-        chosen0, chosen1 = new0 if unknown0 else focal0, new1 if unknown1 else focal1
-        if _plausible(chosen0, camera0) and _plausible(chosen1, camera1):
-            pairs.append((with_focal_length(camera0, chosen0), with_focal_length(camera1, chosen1)))
-    return pairs
-
-
 def _judge(
-    estimate: _Estimate,
+    estimate: Estimate,
     pixels0: FloatArray,
     pixels1: FloatArray,
     matches: Matches,
@@ -328,7 +154,7 @@ def _judge(
     """Compare the support of a pose with what chance and what a turn on the spot would give."""
     camera0, camera1, mask = estimate.camera0, estimate.camera1, estimate.inlier_mask
     focal = (camera0.mean_focal_length() + camera1.mean_focal_length()) / 2
-    rays0, rays1 = _rays(camera0, pixels0), _rays(camera1, pixels1)
+    rays0, rays1 = undistorted_rays(camera0, pixels0), undistorted_rays(camera1, pixels1)
     rows = np.random.default_rng(options.seed).integers(0, len(pixels0), (2, 20_000))
     wrong = epipolar_errors(estimate.rotation, estimate.translation, rays0[rows[0]], rays1[rows[1]])
     probability = float(np.mean(wrong[rows[0] != rows[1]] * focal < options.max_error_px))
@@ -375,30 +201,6 @@ def _judge(
         matches=matches,
         inlier_mask=mask,
     )
-
-
-def _unusual(camera: pycolmap.Camera) -> float:
-    """How far a focal length is from that of common lenses, in squared standard deviations."""
-    ratio = camera.mean_focal_length() / max(camera.width, camera.height)
-    return float((np.log(ratio / DEFAULT_FOCAL_RATIO) / _FOCAL_LOG_STD) ** 2)
-
-
-def _rays(camera: pycolmap.Camera, pixels: FloatArray) -> FloatArray:
-    return np.asarray(camera.cam_from_img(pixels))
-
-
-def _plausible(focal_px: float, camera: pycolmap.Camera) -> bool:
-    return bool(0.2 < focal_px / max(camera.width, camera.height) < 10)
-
-
-def _ransac_options(options: RelativeOptions) -> dict[str, float | int]:
-    return {
-        "max_epipolar_error": options.max_error_px,
-        "max_iterations": options.max_iterations,
-        "min_iterations": 100,
-        "success_prob": options.success_probability,
-        "seed": options.seed,
-    }
 
 
 def _failed(

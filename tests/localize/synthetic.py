@@ -147,6 +147,14 @@ class TruthMatcher(Matcher):
             indices1=rows1.astype(np.int64) if self.indexed else None,
         )
 
+    def at_keypoints(self, view: View, rows: NDArray[np.int64]) -> View:
+        return make_view(
+            view.keypoints[rows],
+            view.arrays["ids"][rows],
+            view.image_size,
+            view.arrays["looks"][rows],
+        )
+
     def local_descriptors(self, view: View) -> NDArray[np.float32]:
         return np.ones((len(view.keypoints), 1), np.float32)
 

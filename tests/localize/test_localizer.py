@@ -61,6 +61,21 @@ def test_the_pose_is_found(scene: FakeMap, indexed: bool, outliers: float, known
     assert result.timings_s["total"] == pytest.approx(steps)
 
 
+def test_keypoints_without_map_points_are_not_matched() -> None:
+    rng = np.random.default_rng(0)
+    scene = make_place(rng)
+    view, truth = query_view(scene, rng)
+    for name, seen in scene.views.items():
+        bare = rng.random(len(seen.keypoints)) < 0.4
+        bare |= name.endswith("0.jpg")  # a photo that sees no map point at all
+        ids = np.where(bare, -1, seen.arrays["ids"])
+        scene.views[name] = make_view(seen.keypoints, ids, looks=seen.arrays["looks"])
+    result = localizer(scene, {1: view}, outliers=0.3).localize(photo_of(1), make_camera())
+    assert result.cam_from_world is not None
+    assert pose_errors(result.cam_from_world, truth)[0] < 0.02
+    assert (result.points3D_ids >= 0).all()
+
+
 def test_the_covariance_covers_the_error(scene: FakeMap) -> None:
     distances = []
     for seed in range(20):
