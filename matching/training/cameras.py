@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from matching.training.geometry import constant
+
 FloatArray = NDArray[np.floating[Any]]
 
 FOCAL_WIDTHS = (0.5, 2.5)  # focal length in image widths (of the longer side), least and most
@@ -93,7 +95,7 @@ def draw_camera_pairs(
     first = target + (first - target) / reach * torch.maximum(wanted, uniform(1, low=0.5, high=1.5))
     first = torch.minimum(torch.maximum(first, low), high)
     distance = (target - first).norm(dim=-1, keepdim=True).clamp_min(0.3)
-    step = F.normalize(normal(3) * torch.tensor([1.0, 1.0, 0.4], device=device), dim=-1)
+    step = F.normalize(normal(3) * constant((1.0, 1.0, 0.4), device), dim=-1)
     length = distance * (0.03 + uniform(1, high=1.0) * (0.1 + 0.85 * difficulty))
     second = torch.minimum(torch.maximum(first + step * length, low), high)
 
@@ -128,7 +130,7 @@ def draw_camera_pairs(
 def _look(position: torch.Tensor, target: torch.Tensor, roll: torch.Tensor) -> torch.Tensor:
     """`look_at` for (B, 3) positions; straight up or down is nudged aside."""
     forward = F.normalize(target - position + 1e-4, dim=-1)
-    up = torch.tensor([0.0, 0.0, 1.0], device=position.device).expand_as(forward)
+    up = constant((0.0, 0.0, 1.0), position.device).expand_as(forward)
     right = torch.linalg.cross(forward, up)
     right = F.normalize(right + 1e-5, dim=-1)
     right = F.normalize(right - (right * forward).sum(-1, keepdim=True) * forward, dim=-1)

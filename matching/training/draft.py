@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
+from matching.training.geometry import constant
 from matching.training.textures import TextureBank, paint
 from matching.training.world import (
     AXES,
@@ -51,16 +54,20 @@ SURFACES = {
 }
 
 
+TABLE_COLUMNS = 256  # of Palette.table
+
+
 @dataclass(frozen=True, kw_only=True)
 class Palette:
     """Textures sorted by the surfaces that may wear them."""
 
     bank: TextureBank
-    surfaces: dict[str, torch.Tensor]  # name of SURFACES -> texture indices, int64
+    names: tuple[str, ...]  # of the surfaces
+    table: torch.Tensor  # (len(names), TABLE_COLUMNS) int64: textures of each, cycled
 
     @staticmethod
     def paint(seed: int, *, per_style: int, size: int, device: torch.device | str) -> "Palette":
-        """Paint ``per_style`` textures of every style, twice as many of the commonest.
+        """Paint ``per_style`` textures of every style, three times as many pictures.
 
         Args:
             seed: Of all textures.
@@ -68,23 +75,33 @@ class Palette:
             size: Pixels per side, a power of two.
             device: Where the textures live; they are painted on the CPU.
         """
-        names = sorted({style for styles in SURFACES.values() for style in styles})
-        counts = {name: per_style * (3 if name in ("leaves", "poster") else 1) for name in names}
-        styles = [name for name in names for _ in range(counts[name])]
-        members = {name: [k for k, s in enumerate(styles) if s == name] for name in names}
-        surfaces = {
-            surface: torch.tensor(
-                [members[style][k] for style in wears for k in range(per_style)], device=device
-            )
-            for surface, wears in SURFACES.items()
-        }
-        surfaces["object"] = torch.cat(
-            [
-                surfaces["object"],
-                torch.tensor(members["leaves"] + members["poster"], device=device),
-            ]
+        styles: list[str] = []
+        for style in sorted({style for wears in SURFACES.values() for style in wears}):
+            styles += [style] * per_style * (3 if style in ("leaves", "poster") else 1)
+        names = tuple(SURFACES)
+        table = []
+        for wears in SURFACES.values():
+            # each style as often as it is named, whatever the number of its textures
+            members = [[k for k, s in enumerate(styles) if s == style] for style in wears]
+            turns = (members[c % len(members)] for c in range(TABLE_COLUMNS))
+            table.append([own[c // len(members) % len(own)] for c, own in enumerate(turns)])
+        return Palette(
+            bank=paint(styles, size, seed).to(device),
+            names=names,
+            table=torch.tensor(table, device=device),
         )
-        return Palette(bank=paint(styles, size, seed).to(device), surfaces=surfaces)
+
+
+class _Part(NamedTuple):
+    """n primitives of each scene; columns of the geometry before they are packed."""
+
+    kind: torch.Tensor  # (B, n)
+    center: torch.Tensor  # (B, n, 3)
+    half: torch.Tensor  # (B, n, 3)
+    rotation: torch.Tensor  # (B, n, 3, 3) world_from_local
+    params: torch.Tensor  # (B, n, 6)
+    keep: torch.Tensor  # (B, n) 0 or 1
+    scale: torch.Tensor  # (B, n) metres per repeat of the texture, 0 = by the size
 
 
 class Draft:
@@ -105,8 +122,9 @@ class Draft:
         self.palette = palette
         self.one_view = one_view
         self.device = generator.device
-        self._geometry: list[torch.Tensor] = []
-        self._materials: list[torch.Tensor] = []
+        self._parts: list[_Part] = []
+        self._surfaces: list[str] = []
+        self._clutter: list[bool] = []
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
         """Random numbers in [low, high), (B, *shape)."""
@@ -157,41 +175,62 @@ class Draft:
         """
         number = center.shape[1]
         shape = (self.count, number)
-        geometry = torch.zeros((*shape, NUM_GEOMETRY), device=self.device)
-        geometry[..., CENTER], geometry[..., HALF] = center, half.clamp_min(1e-3)
-        kinds = kind if isinstance(kind, torch.Tensor) else torch.full(shape, int(kind))
-        geometry[..., KIND] = kinds.to(self.device).float()
         if rotation is None:
             angle = torch.zeros(shape, device=self.device) if yaw is None else yaw
             rotation = yaw_rotation(angle)
-        geometry[..., AXES] = rotation.transpose(-1, -2).reshape(*shape, 9)
-        if params is not None:
-            geometry[..., PARAMS.start : PARAMS.start + params.shape[-1]] = params
-        radius = bounding_radius(geometry[..., KIND], geometry[..., HALF], geometry[..., PARAMS])
-        geometry[..., RADIUS] = radius if keep is None else torch.where(keep, radius, -1.0)
-        views = torch.full(shape, 3.0, device=self.device)
-        if clutter:
-            alone = 1.0 + self.chance(0.5, number).float()
-            views = torch.where(self.chance(self.one_view, number), alone, views)
-        geometry[..., VIEWS] = views
-        self._geometry.append(geometry)
-        self._materials.append(self._wear(surface, half, texture_m))
+        if not isinstance(kind, torch.Tensor):
+            kind = torch.full(shape, float(kind), device=self.device)
+        if params is None:
+            params = torch.zeros((*shape, 6), device=self.device)
+        self._parts.append(
+            _Part(
+                kind=kind.float(),
+                center=center.expand(*shape, 3),
+                half=half.expand(*shape, 3),
+                rotation=rotation.expand(*shape, 3, 3),
+                params=F.pad(params, (0, 6 - params.shape[-1])).expand(*shape, 6),
+                keep=torch.ones(shape, device=self.device) if keep is None else keep.float(),
+                scale=torch.zeros(shape, device=self.device) if texture_m is None else texture_m,
+            )
+        )
+        self._surfaces += [surface] * number
+        self._clutter += [clutter] * number
 
-    def _wear(
-        self, surface: str, half: torch.Tensor, texture_m: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Random materials of n primitives, (B, n, NUM_FACES, NUM_MATERIAL)."""
+    def finish(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Geometry (B, slots, ...) and materials (B, slots, ...), padded with empty slots."""
+        number = len(self._surfaces)
+        if number > slots:
+            raise ValueError(f"{number} primitives do not fit into {slots} slots")
+        part = _Part(*(torch.cat(columns, 1) for columns in zip(*self._parts, strict=True)))
+        shape = (self.count, number)
+        half = part.half.clamp_min(1e-3)
+        geometry = torch.zeros((self.count, slots, NUM_GEOMETRY), device=self.device)
+        filled = geometry[:, :number]
+        filled[..., CENTER], filled[..., HALF], filled[..., KIND] = part.center, half, part.kind
+        filled[..., AXES] = part.rotation.transpose(-1, -2).reshape(*shape, 9)
+        filled[..., PARAMS] = part.params
+        radius = bounding_radius(part.kind, half, part.params)
+        filled[..., RADIUS] = torch.where(part.keep > 0, radius, -1.0)
+        geometry[:, number:, RADIUS] = -1.0
+        loose = constant(tuple(float(c) for c in self._clutter), self.device)
+        alone = 1.0 + self.chance(0.5, number).float()
+        filled[..., VIEWS] = torch.where(self.uniform(number) < self.one_view * loose, alone, 3.0)
+        materials = torch.zeros((self.count, slots, NUM_FACES, NUM_MATERIAL), device=self.device)
+        self._wear(materials[:, :number], half, part.scale)
+        return geometry, materials
+
+    def _wear(self, material: torch.Tensor, half: torch.Tensor, texture_m: torch.Tensor) -> None:
+        """Fill in random materials of n primitives, (B, n, NUM_FACES, NUM_MATERIAL)."""
         n = half.shape[1]
-        material = torch.zeros((self.count, n, NUM_FACES, NUM_MATERIAL), device=self.device)
-        texture = self._textures(surface, n, NUM_FACES)
+        texture = self._textures(self._surfaces, NUM_FACES)
         alike = self.chance(0.55, n, 1)
         texture = torch.where(alike, texture[..., :1], texture)
-        texture[..., WINDOW] = self._textures("glass", n)
+        texture[..., WINDOW] = self._textures(["glass"] * n, 1)[..., 0]
         texture[..., REVEAL] = texture[..., 0]
         material[..., TEXTURE] = texture
-        if texture_m is None:
-            size = half.mean(-1).clamp(0.05, 6.0)
-            texture_m = (size * self.log_uniform(n, low=0.6, high=3.2)).clamp_min(0.12)
+        size = half.mean(-1).clamp(0.05, 6.0)
+        fitting = (size * self.log_uniform(n, low=0.6, high=3.2)).clamp_min(0.12)
+        texture_m = torch.where(texture_m > 0, texture_m, fitting)
         scale = texture_m[..., None].expand(-1, -1, NUM_FACES).clone()
         scale[..., WINDOW] = scale[..., WINDOW] * self.uniform(n, low=0.3, high=1.0)
         material[..., SCALE] = scale
@@ -203,37 +242,20 @@ class Draft:
         level = self.log_uniform(n, 1, 1, low=0.6, high=1.35)
         hue = 1 + 0.12 * (self.uniform(n, 1, 3) - 0.5) + 0.1 * (self.uniform(n, NUM_FACES, 3) - 0.5)
         material[..., TINT] = level * hue
-        gloss = self.uniform(n, 1) ** 2 * 0.3 * self.chance(0.3, n, 1)
-        gloss = gloss.expand(-1, -1, NUM_FACES).clone()
-        gloss[..., WINDOW] = self.uniform(n, low=0.03, high=0.35)
-        material[..., GLOSS] = gloss
-        material[..., OVERLAY] = self._textures("object", n, NUM_FACES)
+        material[..., GLOSS] = self.uniform(n, 1) ** 2 * 0.3 * self.chance(0.3, n, 1)
+        material[..., WINDOW, GLOSS] = self.uniform(n, low=0.03, high=0.35)
+        material[..., OVERLAY] = self._textures(["object"] * n, NUM_FACES)
         material[..., OVERLAY_SCALE] = scale * self.uniform(n, 1, low=1.9, high=5.5)
-        weight = self.uniform(n, 1, high=0.7) * self.chance(0.5, n, 1)
-        material[..., OVERLAY_WEIGHT] = weight
-        material[..., EMISSION] = (self.uniform(n, 1) * self.chance(0.03, n, 1)).expand(
-            -1, -1, NUM_FACES
-        )
-        jitter = self.uniform(n, 1) * self.chance(0.5, n, 1)
-        material[..., CELL_JITTER] = jitter
-        return material
+        material[..., OVERLAY_WEIGHT] = self.uniform(n, 1, high=0.7) * self.chance(0.5, n, 1)
+        material[..., EMISSION] = self.uniform(n, 1) * self.chance(0.03, n, 1)
+        material[..., CELL_JITTER] = self.uniform(n, 1) * self.chance(0.5, n, 1)
 
-    def _textures(self, surface: str, *shape: int) -> torch.Tensor:
-        """Random textures for a surface, (B, *shape) float."""
-        choices = self.palette.surfaces[surface]
-        index = (self.uniform(*shape) * len(choices)).long().clamp_max(len(choices) - 1)
-        return choices[index].float()
-
-    def finish(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Geometry (B, slots, ...) and materials (B, slots, ...), padded with empty slots."""
-        geometry, materials = torch.cat(self._geometry, 1), torch.cat(self._materials, 1)
-        missing = slots - geometry.shape[1]
-        if missing < 0:
-            raise ValueError(f"{geometry.shape[1]} primitives do not fit into {slots} slots")
-        empty = torch.zeros((self.count, missing, NUM_GEOMETRY), device=self.device)
-        empty[..., RADIUS] = -1.0
-        bare = torch.zeros((self.count, missing, NUM_FACES, NUM_MATERIAL), device=self.device)
-        return torch.cat([geometry, empty], 1), torch.cat([materials, bare], 1)
+    def _textures(self, surfaces: list[str], faces: int) -> torch.Tensor:
+        """Random textures for n primitives' surfaces, (B, n, faces) float."""
+        names = self.palette.names
+        rows = constant(tuple(float(names.index(s)) for s in surfaces), self.device).long()
+        draws = (self.uniform(len(surfaces), faces) * self.palette.table.shape[1]).long()
+        return self.palette.table[rows[:, None], draws].float()
 
 
 def yaw_rotation(yaw: torch.Tensor) -> torch.Tensor:
@@ -246,7 +268,7 @@ def random_rotation(draft: Draft, *shape: int) -> torch.Tensor:
     """Rotations uniform over all, (B, *shape, 3, 3)."""
     size = (draft.count, *shape, 4)
     quaternion = torch.randn(size, generator=draft.generator, device=draft.device)
-    w, x, y, z = torch.nn.functional.normalize(quaternion, dim=-1).unbind(-1)
+    w, x, y, z = F.normalize(quaternion, dim=-1).unbind(-1)
     return torch.stack(
         [
             1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),

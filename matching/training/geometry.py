@@ -1,6 +1,18 @@
 """Rigid transforms and depth maps of batches."""
 
+import functools
+
 import torch
+
+
+@functools.cache
+def constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """A small float32 tensor on a device, made once.
+
+    Making one from Python numbers waits for the GPU each time, which would keep the host from
+    preparing the next batch meanwhile. Do not write to the result.
+    """
+    return torch.tensor(values, device=device)
 
 
 def backproject(K: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:

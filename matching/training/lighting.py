@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from matching.training.draft import Palette
+from matching.training.geometry import constant
 from matching.training.light import (
     CLOUD_WEIGHT,
     CLOUDS,
@@ -73,7 +74,7 @@ def _draw(
 
     def warm(amount: torch.Tensor) -> torch.Tensor:
         """White to amber, (B, 3)."""
-        tint = torch.tensor([1.0, 0.72, 0.42], device=device)
+        tint = constant((1.0, 0.72, 0.42), device)
         return 1 + (tint - 1) * amount[:, None]
 
     row = torch.zeros((count, NUM_LIGHT), device=device)
@@ -99,7 +100,7 @@ def _draw(
     soft = torch.where(night, uniform(low=0.01, high=0.08), uniform(low=0.15, high=0.7))
     soft = torch.where(indoor, soft * uniform(low=0.3, high=1.0) + 0.03, soft)
     blue = uniform() * torch.where(sunny & ~indoor, 1.0, 0.25)
-    sky = 1 + (torch.tensor([0.45, 0.72, 1.15], device=device) - 1) * blue[:, None]
+    sky = 1 + (constant((0.45, 0.72, 1.15), device) - 1) * blue[:, None]
     row[:, SKY] = soft[:, None] * sky
     row[:, HORIZON] = soft[:, None] * (0.4 + 0.8 * uniform(1)) * (1 + 0.15 * (uniform(3) - 0.5))
     row[:, GROUND] = soft[:, None] * uniform(1, low=0.25, high=0.8) * warm(uniform() * 0.5)
@@ -113,7 +114,7 @@ def _draw(
         color = color * (uniform() < torch.where(night, 0.8, 0.15))[:, None].float()
         row[:, 20 + 6 * k : 23 + 6 * k] = at
         row[:, 23 + 6 * k : 26 + 6 * k] = color
-    clouds = palette.surfaces["sky"]
+    clouds = palette.table[palette.names.index("sky")]
     row[:, CLOUDS] = clouds[(uniform() * len(clouds)).long()].float()
     row[:, CLOUD_WEIGHT] = uniform() * 0.8
     row[:, 0:3] = torch.where(lamp_key[:, None], row[:, 0:3], F.normalize(row[:, 0:3], dim=-1))

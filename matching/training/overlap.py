@@ -5,7 +5,7 @@ import torch
 from matching.training.cameras import CameraPairs, draw_camera_pairs
 from matching.training.geometry import backproject, rigid_inverse
 from matching.training.render import depth_images
-from matching.training.scenes import Stage
+from matching.training.stage import Stage
 
 CANDIDATES = 4  # camera pairs tried per scene
 PROBE = 24  # pixels on the longer side of the probing depth maps

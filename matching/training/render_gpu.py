@@ -1,12 +1,10 @@
 """Rendering of batches on a GPU: Triton traces, compiled torch shades."""
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
 from matching.kernels import raycast as kernels
+from matching.training.compiling import compiled
+from matching.training.geometry import constant
 from matching.training.light import KEY
 from matching.training.render import (
     SAMPLE_OFFSETS,
@@ -22,11 +20,6 @@ from matching.training.world import Scenes
 RAYS_AT_ONCE = 1 << 23  # bounds the memory of the shading, about 1 GB
 
 
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)
-
-
 @torch.no_grad()
 def render_images_gpu(
     scenes: Scenes,
@@ -38,11 +31,11 @@ def render_images_gpu(
     lights: torch.Tensor,
     bank: TextureBank,
     *,
-    compiled: bool = True,
+    fused: bool = True,
 ) -> Frames:
     """`render_images` for CUDA tensors; every pixel gets all samples.
 
-    ``compiled=False`` shades with plain torch operations: slower, nothing to compile.
+    ``fused=False`` shades with plain torch operations: slower, nothing to compile.
     """
     width, height = image_size
     images, samples = len(scene), len(SAMPLE_OFFSETS)
@@ -62,7 +55,7 @@ def render_images_gpu(
             image_size,
             lights[i : i + size],
             bank,
-            compiled,
+            fused,
         )
         for i in range(0, images, size)
     ]
@@ -102,18 +95,18 @@ def _render_part(
     image_size: tuple[int, int],
     lights: torch.Tensor,
     bank: TextureBank,
-    compiled: bool,
+    fused: bool,
 ) -> Frames:
     width, height = image_size
     device = K.device
     images, samples = len(scene), len(SAMPLE_OFFSETS)
-    offsets = torch.tensor(SAMPLE_OFFSETS, device=device)
+    offsets = constant(sum(SAMPLE_OFFSETS, ()), device).reshape(-1, 2)
     scene32, view32 = scene.to(torch.int32), view.to(torch.int32)
     cameras = kernels.pack_cameras(K, cam_from_world)
     depth, ids = kernels.trace(scenes.geometry, scene32, view32, cameras, offsets, image_size)
 
-    find = _compiled(_find) if compiled else _find
-    color = _compiled(_color) if compiled else _color
+    find = compiled(_find) if fused else _find
+    color = compiled(_color) if fused else _color
     hits = find(scenes.geometry, lights, scene, K, cam_from_world, offsets, depth, ids)
     shape = (images, samples, height, width)
     shadow = kernels.shadowed(

@@ -2,9 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+from matching.training.compiling import compiled
+from matching.training.geometry import constant
 
 BLUR_RADIUS = 4  # pixels; half the window of motion blur and defocus
 
@@ -63,75 +67,105 @@ def develop(
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn((count, *shape), generator=generator, device=device)
 
-    # exposure as cameras meter it: the mean of the logarithm goes to a middle grey
-    metered = radiance.clamp(1e-4, 20).log().mean((1, 2, 3), keepdim=True).exp()
-    stray = (options.exposure * difficulty * normal(1, 1, 1)).exp()
-    gain = 0.22 / metered.clamp_min(2e-3) * stray
-    balance = 1 + options.white_balance * difficulty * normal(3, 1, 1)
-    image = radiance * gain * balance.clamp(0.5, 1.6)
-    y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height, device=device),
-        torch.linspace(-1, 1, width, device=device),
-        indexing="ij",
+    settings = _Settings(
+        stray=(options.exposure * difficulty * normal(1, 1, 1)).exp(),
+        balance=(1 + options.white_balance * difficulty * normal(3, 1, 1)).clamp(0.5, 1.6),
+        corner=options.vignette * difficulty * uniform(1, 1, 1) ** 2 / 2,
+        gamma=(options.contrast * difficulty * normal(1, 1, 1)).exp(),
+        colors=(1 + 0.3 * difficulty * normal(1, 1, 1)).clamp(0, 1.6),
+        level=options.noise * difficulty * uniform(1, 1, 1) ** 2,
+        chosen=uniform(1, 1, 1) < options.jpeg * difficulty,
+        quality=uniform(low=35.0, high=95.0),
     )
-    corner = 1 - options.vignette * difficulty * uniform(1, 1, 1) ** 2 * (x * x + y * y) / 2
-    image = _blur(image * corner, uniform, options, difficulty)
-    image = tone_map(image)
-    gamma = (options.contrast * difficulty * normal(1, 1, 1)).exp()
-    image = image.clamp(1e-4, 1).pow(gamma)
-    colors = 1 + 0.3 * difficulty * normal(1, 1, 1)
-    grey = image.mean(1, keepdim=True)
-    image = grey + (image - grey) * colors.clamp(0, 1.6)
-    # noise grows with dark exposures: read noise plus a part that follows the signal
-    level = options.noise * difficulty * uniform(1, 1, 1) ** 2
-    shot = 0.6 * level * image.clamp_min(0).sqrt()
-    white = torch.randn(image.shape, generator=generator, device=device)
-    image = (image + white * (0.5 * level + shot)).clamp(0, 1)
-    chosen = uniform(1, 1, 1) < options.jpeg * difficulty
-    quality = uniform(low=35.0, high=95.0)
-    return torch.where(chosen, jpeg(image, quality), image)
-
-
-def _blur(image, uniform, options, difficulty):  # type: ignore[no-untyped-def]
-    """Anisotropic Gaussian per image: round for defocus, drawn out for motion."""
-    count, channels, height, width = image.shape
     scale = max(height, width) / 512
     focus = options.blur_px * difficulty * scale * uniform() ** 3
     motion = options.motion_px * difficulty * scale * uniform() ** 2
     motion = motion * (uniform() < 0.25).float()
-    across = (focus**2 + 0.12**2).sqrt()
-    along = (focus**2 + motion**2 + 0.12**2).sqrt()
-    angle = uniform(high=math.pi)
-    span = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=image.device).float()
-    dy, dx = span[:, None], span[None]
+    kernels = _blur_kernels(focus, motion, uniform(high=math.pi))
+    white = torch.randn(radiance.shape, generator=generator, device=device)
+    before, after = _before_blur, _after_blur
+    if device.type == "cuda":
+        before, after = compiled(before), compiled(after)
+    exposed = before(radiance, settings)
+    radius = (BLUR_RADIUS,) * 4
+    flat = F.pad(exposed.reshape(1, -1, height, width), radius, mode="replicate")
+    blurred = F.conv2d(flat, kernels, groups=3 * count).reshape(radiance.shape)
+    return after(blurred, white, settings, jpeg_tables(device))
+
+
+class _Settings(NamedTuple):
+    """One camera per image, (I, 1, 1, 1) unless said otherwise."""
+
+    stray: torch.Tensor  # exposure against the metered one
+    balance: torch.Tensor  # (I, 3, 1, 1) gains
+    corner: torch.Tensor  # loss of light in the corners
+    gamma: torch.Tensor
+    colors: torch.Tensor  # saturation
+    level: torch.Tensor  # of the noise
+    chosen: torch.Tensor  # bool: goes through JPEG
+    quality: torch.Tensor  # (I,) of the JPEG
+
+
+def _before_blur(radiance: torch.Tensor, settings: _Settings) -> torch.Tensor:
+    """What happens to the light on its way to the sensor."""
+    # exposure as cameras meter it: the mean of the logarithm goes to a middle grey
+    metered = radiance.clamp(1e-4, 20).log().mean((1, 2, 3), keepdim=True).exp()
+    gain = 0.22 / metered.clamp_min(2e-3) * settings.stray
+    height, width = radiance.shape[2:]
+    y = torch.linspace(-1, 1, height, device=radiance.device)[:, None]
+    x = torch.linspace(-1, 1, width, device=radiance.device)
+    return radiance * gain * settings.balance * (1 - settings.corner * (x * x + y * y))
+
+
+def _after_blur(
+    exposed: torch.Tensor, white: torch.Tensor, settings: _Settings, tables: torch.Tensor
+) -> torch.Tensor:
+    """What the camera makes of it: tone, colour, noise, JPEG."""
+    image = tone_map(exposed).pow(settings.gamma)
+    grey = image.mean(1, keepdim=True)
+    image = grey + (image - grey) * settings.colors
+    # read noise plus a part that follows the signal
+    shot = 0.6 * settings.level * image.clamp_min(0).sqrt()
+    image = (image + white * (0.5 * settings.level + shot)).clamp(0, 1)
+    return torch.where(settings.chosen, jpeg(image, settings.quality, tables), image)
+
+
+def _blur_kernels(focus: torch.Tensor, motion: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    """Anisotropic Gaussians, round for defocus, drawn out for motion: (3 I, 1, size, size)."""
+    across = (focus**2 + 0.12**2).sqrt()[:, None, None]
+    along = (focus**2 + motion**2 + 0.12**2).sqrt()[:, None, None]
+    span = torch.arange(-BLUR_RADIUS, BLUR_RADIUS + 1, device=focus.device).float()
     c, s = angle.cos()[:, None, None], angle.sin()[:, None, None]
-    a, b = dx * c + dy * s, dy * c - dx * s
-    kernel = torch.exp(-0.5 * ((a / along[:, None, None]) ** 2 + (b / across[:, None, None]) ** 2))
+    a, b = span * c + span[:, None] * s, span[:, None] * c - span * s
+    kernel = torch.exp(-0.5 * ((a / along) ** 2 + (b / across) ** 2))
     kernel = kernel / kernel.sum((1, 2), keepdim=True)
-    size = 2 * BLUR_RADIUS + 1
-    weight = kernel[:, None].expand(-1, channels, -1, -1).reshape(-1, 1, size, size)
-    flat = F.pad(image.reshape(1, -1, height, width), (BLUR_RADIUS,) * 4, mode="replicate")
-    return F.conv2d(flat, weight, groups=count * channels).reshape(image.shape)
+    return kernel.repeat_interleave(3, 0)[:, None]
 
 
 # quantisation tables of the JPEG standard (ITU T.81, annex K), luminance and chrominance
-_LUMINANCE = (
+_LUMINANCE: tuple[float, ...] = (
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56,
     14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113,
     92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
 )  # fmt: skip
-_CHROMINANCE = (
+_CHROMINANCE: tuple[float, ...] = (
     17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99,
     47, 66, 99, 99, 99, 99, 99, 99, *[99] * 32,
 )  # fmt: skip
 
 
-def jpeg(image: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+def jpeg_tables(device: torch.device) -> torch.Tensor:
+    """The standard's quantisation tables of Y, Cb, Cr at quality 50, (3 * 64,)."""
+    return constant(_LUMINANCE + _CHROMINANCE + _CHROMINANCE, device)
+
+
+def jpeg(image: torch.Tensor, quality: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
     """What JPEG with full chroma does to images.
 
     Args:
         image: (I, 3, H, W) in [0, 1].
         quality: 1 to 100 as in libjpeg, (I,).
+        tables: From `jpeg_tables`.
 
     Returns:
         (I, 3, H, W) in [0, 1].
@@ -148,8 +182,7 @@ def jpeg(image: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     basis = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / 16) * 0.5
     basis[0] = basis[0] / math.sqrt(2)
     spectrum = torch.einsum("ua,icranb,vb->icrunv", basis, blocks, basis)
-    tables = torch.tensor([_LUMINANCE, _CHROMINANCE, _CHROMINANCE], device=device).float()
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None]
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None]
     steps = ((tables * scale + 50) / 100).floor().clamp(1, 255)
     steps = steps.reshape(count, 3, 1, 8, 1, 8)
     spectrum = torch.round(spectrum / steps) * steps

@@ -16,6 +16,10 @@ from matching.training.world import (
     Kind,
 )
 
+# plain numbers: torch.compile does not trace through enumerations
+_ELLIPSOID, _CYLINDER, _FACADE = float(Kind.ELLIPSOID), float(Kind.CYLINDER), float(Kind.FACADE)
+_PANEL, _BUSH, _TERRAIN = float(Kind.PANEL), float(Kind.BUSH), float(Kind.TERRAIN)
+
 
 class Surface(NamedTuple):  # a tuple, so that torch.compile traces through it
     """Where rays hit; all of shape (P, ...)."""
@@ -47,19 +51,13 @@ def surface_at(rows: torch.Tensor, points: torch.Tensor, directions: torch.Tenso
     x, y, z = q.unbind(-1)
     hx, hy, hz = half.unbind(-1)
 
-    def is_kind(*kinds: Kind) -> torch.Tensor:
-        mask = kind == float(kinds[0])
-        for other in kinds[1:]:
-            mask = mask | (kind == float(other))
-        return mask
-
     # the nearest face of a box; for round bodies the dominant direction
-    smooth = is_kind(Kind.ELLIPSOID, Kind.BUSH)
+    smooth = (kind == _ELLIPSOID) | (kind == _BUSH)
     gap = torch.where(smooth[:, None], -(q / half).abs(), half - q.abs())
     axis_x = (gap[:, 0] <= gap[:, 1]) & (gap[:, 0] <= gap[:, 2])
     axis_y = ~axis_x & (gap[:, 1] <= gap[:, 2])
-    flat = is_kind(Kind.PANEL, Kind.TERRAIN)
-    cylinder = is_kind(Kind.CYLINDER)
+    flat = (kind == _PANEL) | (kind == _TERRAIN)
+    cylinder = kind == _CYLINDER
     radial = (x / hx) ** 2 + (y / hy) ** 2
     wall = cylinder & ((1 - radial.clamp_min(0).sqrt()) * torch.minimum(hx, hy) <= gap[:, 2])
     axis_x = (axis_x & ~flat & ~cylinder) | wall
@@ -87,15 +85,15 @@ def surface_at(rows: torch.Tensor, points: torch.Tensor, directions: torch.Tenso
     gradient = q / (half * half)
     normal = torch.where(smooth[:, None], gradient, normal)
     normal = torch.where(
-        wall[:, None], gradient * torch.tensor([1.0, 1.0, 0.0], device=q.device), normal
+        wall[:, None], torch.stack([gradient[:, 0], gradient[:, 1], zero], -1), normal
     )
-    normal = torch.where(is_kind(Kind.TERRAIN)[:, None], _terrain_normal(x, y, params), normal)
+    normal = torch.where((kind == _TERRAIN)[:, None], _terrain_normal(x, y, params), normal)
 
     cell = zero
     # points inside the box are in a recess; which wall it belongs to is the nearest in the grid
     fx = _facade_cell(y, z, hy, hz, params)
     fy = _facade_cell(x, z, hx, hz, params)
-    deep = is_kind(Kind.FACADE) & (torch.minimum(gap[:, 0], gap[:, 1]) > 1e-3 * 2)
+    deep = (kind == _FACADE) & (torch.minimum(gap[:, 0], gap[:, 1]) > 1e-3 * 2)
     deep = deep & (gap[:, 2] > 2e-3)
     in_x = deep & (gap[:, 0] <= params[:, 4] + 2e-3) & (gap[:, 0] <= gap[:, 1])
     cs = torch.where(in_x, fx[0], fy[0])
@@ -129,8 +127,8 @@ def surface_at(rows: torch.Tensor, points: torch.Tensor, directions: torch.Tenso
     window = _cell_number(i, j, side + 2.0 * in_x.float())
     cell = torch.where(deep, window, cell)
 
-    leafy = is_kind(Kind.BUSH) | (is_kind(Kind.PANEL) & (params[:, 0] == 3))
-    size = torch.where(is_kind(Kind.BUSH), params[:, 0], params[:, 1]).clamp_min(1e-4)
+    leafy = (kind == _BUSH) | ((kind == _PANEL) & (params[:, 0] == 3))
+    size = torch.where((kind == _BUSH), params[:, 0], params[:, 1]).clamp_min(1e-4)
     index = torch.floor(q / size[:, None])
     leaf = _cell_number(index[:, 0], index[:, 1], index[:, 2])
     cell = torch.where(leafy, leaf, cell)

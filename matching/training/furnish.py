@@ -1,0 +1,156 @@
+"""Things that stand about in places: clutter, tables, poles, plants, fences."""
+
+import torch
+
+from matching.training.draft import Draft, random_rotation
+from matching.training.world import Kind
+
+
+def stack3(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    return torch.stack(torch.broadcast_tensors(x, y, z), -1)
+
+
+def solid_kinds(draft: Draft, number: int) -> torch.Tensor:
+    """Box, ellipsoid or cylinder, (B, n)."""
+    choice = draft.uniform(number)
+    round_kind = torch.where(choice < 0.75, Kind.ELLIPSOID.value, Kind.CYLINDER.value)
+    return torch.where(choice < 0.5, Kind.BOX.value, round_kind)
+
+
+def add_clutter(
+    draft: Draft,
+    number: int,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    floor: torch.Tensor,
+    sizes: tuple[float, float],
+) -> None:
+    """Things of all sizes standing about; a third lie askew.
+
+    Args:
+        draft: To add to.
+        number: Things per scene.
+        low: Corner of the region, (B, 2).
+        high: (B, 2).
+        floor: Height they stand on, (B, n).
+        sizes: Smallest and largest half extent, metres.
+    """
+    size = draft.log_uniform(number, low=sizes[0], high=sizes[1])
+    half = size[..., None] * draft.log_uniform(number, 3, low=0.5, high=1.8)
+    xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)
+    tilted = draft.chance(0.3, number)
+    upright = random_rotation(draft, number)
+    yaw = draft.uniform(number, low=0.0, high=6.283)
+    flat = torch.zeros_like(upright)
+    flat[..., 0, 0] = flat[..., 1, 1] = yaw.cos()
+    flat[..., 1, 0], flat[..., 0, 1], flat[..., 2, 2] = yaw.sin(), -yaw.sin(), 1.0
+    rotation = torch.where(tilted[..., None, None], upright, flat)
+    height = torch.where(tilted, half.amin(-1), half[..., 2])
+    center = torch.cat([xy, (floor + height)[..., None]], -1)
+    draft.add(solid_kinds(draft, number), center, half, "object", rotation=rotation, clutter=True)
+
+
+def add_tables(draft: Draft, number: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Tables or benches with four legs and things on them; returns their tops, (B, n, 3)."""
+    xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)
+    half_x = draft.uniform(number, low=0.35, high=1.1)
+    half_y = draft.uniform(number, low=0.25, high=0.5)
+    top = draft.uniform(number, low=0.35, high=0.95)
+    yaw = draft.uniform(number, high=6.283)
+    thick = draft.uniform(number, low=0.015, high=0.04)
+    center = torch.cat([xy, (top - thick)[..., None]], -1)
+    draft.add(Kind.BOX, center, stack3(half_x, half_y, thick), "wood", yaw=yaw)
+    foot = draft.uniform(number, low=0.015, high=0.045)
+    for sx in (-1.0, 1.0):
+        for sy in (-1.0, 1.0):
+            ax, ay = sx * (half_x - foot), sy * (half_y - foot)
+            at = torch.stack(
+                [
+                    xy[..., 0] + ax * yaw.cos() - ay * yaw.sin(),
+                    xy[..., 1] + ax * yaw.sin() + ay * yaw.cos(),
+                    0.5 * top - thick,
+                ],
+                -1,
+            )
+            draft.add(Kind.BOX, at, stack3(foot, foot, 0.5 * top - thick), "wood", yaw=yaw)
+    return torch.cat([xy, top[..., None]], -1)
+
+
+def add_floating(
+    draft: Draft, number: int, low: torch.Tensor, high: torch.Tensor, top: torch.Tensor
+) -> None:
+    """Things that hang anywhere at any angle."""
+    xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)
+    z = top[:, None] * draft.uniform(number, low=0.3)
+    size = draft.log_uniform(number, low=0.03, high=0.4)
+    half = size[..., None] * draft.log_uniform(number, 3, low=0.35, high=1.8)
+    draft.add(
+        solid_kinds(draft, number), torch.cat([xy, z[..., None]], -1), half, "object",
+        rotation=random_rotation(draft, number), clutter=True,
+    )  # fmt: skip
+
+
+def add_rods(
+    draft: Draft, number: int, low: torch.Tensor, high: torch.Tensor, tallest: float
+) -> None:
+    """Thin poles, lamps, railings."""
+    xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)
+    radius = draft.log_uniform(number, low=0.008, high=0.06)
+    tall = draft.uniform(number, low=0.3, high=1.0) * tallest
+    half = stack3(radius, radius, 0.5 * tall)
+    center = torch.cat([xy, (0.5 * tall)[..., None]], -1)
+    draft.add(Kind.CYLINDER, center, half, "metal", keep=draft.chance(0.7, number))
+
+
+def add_bushes(
+    draft: Draft,
+    number: int,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    base: torch.Tensor | float,
+    sizes: tuple[float, float],
+) -> None:
+    """Masses of leaves: two nested shells each; ``base`` is the height below them, (B, n)."""
+    xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)
+    radius = draft.log_uniform(number, low=sizes[0], high=sizes[1])
+    half = radius[..., None] * draft.uniform(number, 3, low=0.8, high=1.25)
+    center = torch.cat([xy, (base + half[..., 2])[..., None]], -1)
+    leaf = (0.28 * radius * draft.uniform(number, low=0.4, high=1.2)).clamp_min(0.02)
+    fill = draft.uniform(number, low=0.4, high=0.95)
+    keep = draft.chance(0.7, number)
+    for k, shrink in enumerate((1.0, 0.78)):
+        params = torch.stack(
+            [leaf, torch.full_like(leaf, 0.5 + 0.08 * k), fill, torch.full_like(leaf, 3.0 + k)], -1
+        )
+        draft.add(Kind.BUSH, center, half * shrink, "green", params=params, keep=keep)
+
+
+def add_fences(draft: Draft, number: int, low: torch.Tensor, high: torch.Tensor) -> None:
+    """Upright panels with bars, a grid or leaves cut out."""
+    xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)
+    yaw = draft.uniform(number, high=6.283)
+    c, s, zero = yaw.cos(), yaw.sin(), torch.zeros_like(yaw)
+    # local x along the fence, local y up, local z across it
+    rotation = torch.stack([c, zero, s, s, zero, -c, zero, zero + 1, zero], -1)
+    half = stack3(
+        draft.uniform(number, low=0.5, high=2.5), draft.uniform(number, low=0.3, high=1.0), zero
+    )
+    pattern = torch.floor(draft.uniform(number, low=1.0, high=3.999))
+    params = torch.stack(
+        [
+            pattern,
+            draft.log_uniform(number, low=0.06, high=0.4),
+            torch.where(pattern == 3, 0.9, draft.uniform(number, low=0.1, high=0.4)),
+            pattern + 2,
+        ],
+        -1,
+    )
+    center = torch.cat([xy, half[..., 1:2]], -1)
+    draft.add(
+        Kind.PANEL,
+        center,
+        half,
+        "metal",
+        rotation=rotation.reshape(*yaw.shape, 3, 3),
+        params=params,
+    )

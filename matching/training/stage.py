@@ -1,0 +1,46 @@
+"""Scenes together with where cameras may stand and look in them."""
+
+from dataclasses import dataclass
+
+import torch
+
+from matching.training.draft import Draft
+from matching.training.world import KIND, RADIUS, Kind, Scenes
+
+SLOTS = 96  # primitives per scene
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Scenes and where cameras may stand and look in them.
+
+    Attributes:
+        scenes: B scenes.
+        low: Lower corner of the cameras' space, (B, 3) metres.
+        high: Upper corner, (B, 3).
+        targets: Points worth looking at, (B, T, 3).
+        indoor: True for rooms, (B,) bool.
+    """
+
+    scenes: Scenes
+    low: torch.Tensor
+    high: torch.Tensor
+    targets: torch.Tensor
+    indoor: torch.Tensor
+
+
+def make_stage(draft: Draft, low: torch.Tensor, high: torch.Tensor, indoor: bool) -> Stage:
+    geometry, materials = draft.finish(SLOTS)
+    kind = geometry[..., KIND]
+    # look at solid things that exist; walls, ground and empty slots are replaced by any point
+    inside = low[:, None] + (high - low)[:, None] * draft.uniform(SLOTS, 3, low=-0.1, high=1.1)
+    centers = geometry[..., :3]
+    near = (centers > low[:, None] - 1.5).all(-1) & (centers < high[:, None] + 1.5).all(-1)
+    usable = near & (kind != Kind.ROOM) & (kind != Kind.TERRAIN) & (geometry[..., RADIUS] > 0)
+    return Stage(
+        scenes=Scenes(geometry=geometry, materials=materials),
+        low=low,
+        high=high,
+        targets=torch.where(usable[..., None], centers, inside),
+        indoor=torch.full((draft.count,), indoor, device=draft.device),
+    )
