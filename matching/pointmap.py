@@ -96,7 +96,7 @@ class PairGeometry:
             pixels,
             points.reshape(-1, 3)[usable].astype(np.float64),
             camera,
-            {"max_error": max_error_px, "ransac": {"seed": seed}},
+            {"max_reproj_error": max_error_px, "seed": seed},
         )
         if info["num_inliers"] < 4:
             return None

@@ -3,7 +3,9 @@
 python ../shared/golden/check_golden.py --impl tests.golden_adapter:impl --keys ...
 """
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,10 @@ from matching.preprocess import (
 )
 from matching.training import losses as training_losses
 
-_cached: tuple[int, NetworkConfig, PairNetwork] | None = None
+_cached: tuple[dict[str, Tensor], PairNetwork] | None = None
 
 
-def _config(config: Mapping[str, Any]) -> NetworkConfig:
+def network_config(config: Mapping[str, Any]) -> NetworkConfig:
     arguments = {name: value for name, value in config.items() if name != "class"}
     return NetworkConfig.from_arguments(config["class"], arguments)
 
@@ -33,22 +35,42 @@ def _config(config: Mapping[str, Any]) -> NetworkConfig:
 def _network(config: NetworkConfig, state: dict[str, Tensor]) -> PairNetwork:
     """The network of a checkpoint; the same weights serve all cases of one model."""
     global _cached
-    if _cached is None or _cached[0] != id(state):
-        _cached = None  # frees the old network before the new one is built
+    if _cached is None or _cached[0] is not state:
+        _cached = None  # frees the old weights before the new ones are used
         with torch.device("meta"):
             network = PairNetwork(config)
         network.load_state_dict(state, strict=False, assign=True)
-        _cached = (id(state), config, network.eval())
-    network = _cached[2]
+        _cached = (state, network.eval())
+    network = _cached[1]
     for module in network.modules():
         if hasattr(module, "config"):
             module.config = config
     return network
 
 
+def small_network(state: dict[str, Tensor]) -> PairNetwork:
+    """The small golden model for upright images, with weights of its own."""
+    text = (Path(__file__).parent / "data" / "golden_network.json").read_text(encoding="utf-8")
+    values = json.loads(text)["configs"]["mast3r_small"]
+    config = network_config(revived(values))
+    with torch.device("meta"):
+        network = PairNetwork(config.for_inference())
+    network.load_state_dict({n: t.clone() for n, t in state.items()}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def revived(value: Any) -> Any:
+    """JSON has no infinities: texts stand for them."""
+    if isinstance(value, dict):
+        return {key: revived(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [revived(item) for item in value]
+    return float(value) if value in ("inf", "-inf") else value
+
+
 def keys(config: Mapping[str, Any]) -> Iterable[tuple[str, tuple[int, ...]]]:
     with torch.device("meta"):
-        state = PairNetwork(_config(config)).state_dict()
+        state = PairNetwork(network_config(config)).state_dict()
     return [(name, tuple(tensor.shape)) for name, tensor in state.items()]
 
 
@@ -60,7 +82,7 @@ def impl(
     true_shape1: Tensor,
     true_shape2: Tensor,
 ) -> dict[str, Tensor]:
-    network = _network(_config(config), state)
+    network = _network(network_config(config), state)
     encodings = network.encode(img1, true_shape1), network.encode(img2, true_shape2)
     out = {}
     for view, (encoding, prediction) in enumerate(

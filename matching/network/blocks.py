@@ -86,8 +86,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Rope) -> Tensor:
         """Args: x: (B, N, width). Returns the same shape."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(2)  # (B, N, heads, d)
-        return self.proj(attend(rotate(q, rope), rotate(k, rope), v))
+        heads = self.num_heads
+        qkv = self.qkv(x).unflatten(-1, (3 * heads, -1))  # (B, N, 3 * heads, d)
+        q, k = rotate(qkv[:, :, : 2 * heads], rope).unflatten(2, (2, heads)).unbind(2)
+        return self.proj(attend(q, k, qkv[:, :, 2 * heads :]))
 
 
 class CrossAttention(nn.Module):

@@ -27,9 +27,10 @@ class EngineOptions:
 
     # arithmetic of the matrix products; "auto": bfloat16 on GPUs, float32 on CPUs
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    # GPUs only. "graphs" replays recorded launches from the second call of a shape on; "compile"
-    # also fuses the small operations, after a minute of compiling that holds for all shapes
-    acceleration: Literal["none", "graphs", "compile"] = "none"
+    # GPUs only: "graphs" replays recorded launches from the second call of a shape on; "compile"
+    # also fuses the small operations, compiled once for all shapes at the first call, in half a
+    # minute; "auto": graphs on GPUs, none on CPUs
+    acceleration: Literal["auto", "none", "graphs", "compile"] = "auto"
     max_batch: int = 0  # images or pairs computed at a time; 0: as many as fit in free memory
 
     def __post_init__(self) -> None:
@@ -57,10 +58,12 @@ class Engine:
         self.options = options or EngineOptions()
         self.device = torch.device(device)
         on_gpu = self.device.type == "cuda"
-        if self.options.acceleration != "none" and not on_gpu:
+        acceleration = self.options.acceleration
+        if acceleration == "auto":
+            acceleration = "graphs" if on_gpu else "none"
+        if acceleration != "none" and not on_gpu:
             raise InputError(
-                f"acceleration '{self.options.acceleration}' needs a GPU: use --device cuda or "
-                "acceleration=none"
+                f"acceleration '{acceleration}' needs a GPU: use --device cuda or acceleration=none"
             )
         precision = self.options.precision
         if precision == "auto":
@@ -73,10 +76,10 @@ class Engine:
             for module in self.network.modules():
                 if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
                     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.options.acceleration == "compile":
+        if acceleration == "compile":
             for block in self.network.blocks():
                 block.compile(dynamic=True)
-        self._graphs = GraphCache() if self.options.acceleration != "none" else None
+        self._graphs = GraphCache() if acceleration != "none" else None
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Encoding:
@@ -176,7 +179,8 @@ class Engine:
                 per_pixel += _POINT_BYTES if want is not None and want.pointmap else 0
                 per_pixel += _DESCRIPTOR_BYTES if want is not None and want.descriptors else 0
                 needed += size[0] * size[1] * per_pixel
-        return max(1, min(_MAX_BATCH, free_memory(self.device) // 2 // needed))
+        fitting = max(1, min(_MAX_BATCH, free_memory(self.device) // 2 // needed))
+        return 1 << (fitting.bit_length() - 1)  # few sizes, so that recorded launches are reused
 
     def _encode(self, images: Tensor) -> Encoding:
         images = images.to(self.device)

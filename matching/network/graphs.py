@@ -26,7 +26,7 @@ class GraphCache:
         max_recordings: Recordings kept; the least recently used one goes first.
     """
 
-    def __init__(self, max_recordings: int = 16) -> None:
+    def __init__(self, max_recordings: int = 8) -> None:
         self.max_recordings = max_recordings
         self._seen: set[Hashable] = set()
         self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from matching.network.blocks import Mlp
 from matching.network.config import NetworkConfig
 from matching.network.prediction import (
     Prediction,
@@ -142,6 +141,10 @@ class Head(nn.Module):
         """Layers that give final values and stay in float32 when the others are cast."""
         return ()
 
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """Parts from tensors to tensors, see `PairNetwork.blocks`."""
+        return ()
+
     def forward(
         self,
         tokens: Mapping[int, Tensor],
@@ -179,6 +182,10 @@ class PointHead(Head):
     def float32_layers(self) -> tuple[nn.Module, ...]:
         """See `Head.float32_layers`."""
         return (self.dpt.head[-1],)
+
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """See `Head.blocks`."""
+        return (self.dpt,)
 
     def forward(
         self,
@@ -224,21 +231,92 @@ class LinearHead(Head):
         return points_and_confidence(F.pixel_shuffle(grid, self.config.patch_size), self.config)
 
 
+class LocalFeatures(nn.Module):
+    """An MLP of encoder and last decoder tokens to one vector per pixel of the patch."""
+
+    def __init__(self, width: int, channels: int, patch_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, channels * patch_size**2)
+        self.channels = channels
+        self.patch_size = patch_size
+
+    def forward(self, tokens: Tensor, last: Tensor, height: int, width: int) -> Tensor:
+        """Raw vectors of all pixels.
+
+        Args:
+            tokens: Encoder tokens, (B, N, E).
+            last: Tokens of the last decoder block, (B, N, D).
+            height: Rows of the token grid.
+            width: Columns of the token grid.
+
+        Returns:
+            (B, H, W, channels) float32.
+        """
+        raw = float32_linear(self._hidden(tokens, last), self.fc2.weight, self.fc2.bias)
+        raw = raw.unflatten(2, (self.channels, self.patch_size, self.patch_size))
+        raw = raw.unflatten(1, (height, width)).permute(0, 1, 4, 2, 5, 3)
+        return raw.flatten(3, 4).flatten(1, 2)
+
+    def at_pixels(self, tokens: Tensor, last: Tensor, pixels: Tensor, width: int) -> Tensor:
+        """Raw vectors of the given pixels only.
+
+        A pixel needs the rows of the last layer that belong to its place inside the patch, so
+        pixels are grouped by that place: one small matrix product per place instead of all
+        outputs of every token.
+
+        Args:
+            tokens: Encoder tokens, (B, N, E).
+            last: Tokens of the last decoder block, (B, N, D).
+            pixels: (B, M, 2) int64 x, y.
+            width: Columns of the token grid.
+
+        Returns:
+            (B, M, channels) float32.
+        """
+        patch = self.patch_size
+        hidden = self._hidden(tokens, last)
+        batch, number = pixels.shape[:2]
+        x, y = pixels.reshape(-1, 2).unbind(-1)
+        items = torch.arange(batch, device=pixels.device).repeat_interleave(number)
+        rows = items * hidden.shape[1] + (y // patch) * width + x // patch
+        place = (y % patch) * patch + x % patch
+        weight = self.fc2.weight.unflatten(0, (self.channels, patch * patch))
+        bias = self.fc2.bias.unflatten(0, (self.channels, patch * patch))
+        raw = torch.empty(batch * number, self.channels, device=hidden.device)
+        order = place.argsort(stable=True)
+        places, counts = place[order].unique_consecutive(return_counts=True)
+        source = hidden.flatten(0, 1)
+        for group, p in zip(order.split(counts.tolist()), places.tolist(), strict=True):
+            raw[group] = float32_linear(source[rows[group]], weight[:, p], bias[:, p])
+        return raw.unflatten(0, (batch, number))
+
+    def _hidden(self, tokens: Tensor, last: Tensor) -> Tensor:
+        dtype = self.fc1.weight.dtype
+        return F.gelu(self.fc1(torch.cat((tokens.to(dtype), last.to(dtype)), -1)))
+
+
 class PointAndDescriptorHead(PointHead):
     """MASt3R's head: DPT, and descriptors by an MLP of encoder and last decoder tokens."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
-        self.channels = config.desc_dim + config.two_confs
-        width = config.enc_embed_dim + config.dec_embed_dim
-        self.head_local_features = Mlp(width, 4 * width, self.channels * config.patch_size**2)
+        self.head_local_features = LocalFeatures(
+            config.enc_embed_dim + config.dec_embed_dim,
+            config.desc_dim + config.two_confs,
+            config.patch_size,
+        )
 
     def wanted_hooks(self, want: Want) -> tuple[int, ...]:
         """See `Head.wanted_hooks`."""
-        hooks = set(super().wanted_hooks(want))
+        hooks = set(super().wanted_hooks(self._wanted_points(want)))
         if want.descriptors:
             hooks |= {0, self.config.dec_depth}
         return tuple(sorted(hooks))
+
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """See `Head.blocks`."""
+        return (self.dpt, self.head_local_features)
 
     def forward(
         self,
@@ -250,18 +328,14 @@ class PointAndDescriptorHead(PointHead):
     ) -> Prediction:
         """See `Head.forward`."""
         config = self.config
-        # without a confidence of their own the descriptors share the points' one
-        points_too = want.descriptors and not config.two_confs
-        points = super().forward(
-            tokens, extras, height, width, Want(pointmap=want.pointmap or points_too)
-        )
+        points = super().forward(tokens, extras, height, width, self._wanted_points(want))
         if not want.descriptors:
             return points
-        hidden = self._hidden(tokens)
+        first, last = tokens[0], tokens[config.dec_depth]
         if want.pixels is None:
-            raw = self._dense(hidden, height, width)
+            raw = self.head_local_features(first, last, height, width)
         else:
-            raw = self._at_pixels(hidden, want.pixels, width)
+            raw = self.head_local_features.at_pixels(first, last, want.pixels, width)
         confidence = points.confidence
         if config.two_confs:
             mode = config.desc_conf_mode or config.conf_mode
@@ -277,40 +351,9 @@ class PointAndDescriptorHead(PointHead):
             descriptor_confidence=confidence,
         )
 
-    def _hidden(self, tokens: Mapping[int, Tensor]) -> Tensor:
-        fc1 = self.head_local_features.fc1
-        both = (tokens[0].to(fc1.weight.dtype), tokens[self.config.dec_depth].to(fc1.weight.dtype))
-        return F.gelu(fc1(torch.cat(both, -1)))
-
-    def _dense(self, hidden: Tensor, height: int, width: int) -> Tensor:
-        """Raw values of all pixels, (B, H, W, channels)."""
-        fc2, patch = self.head_local_features.fc2, self.config.patch_size
-        raw = float32_linear(hidden, fc2.weight, fc2.bias)
-        raw = raw.unflatten(2, (self.channels, patch, patch)).unflatten(1, (height, width))
-        return raw.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2)  # rows, then columns
-
-    def _at_pixels(self, hidden: Tensor, pixels: Tensor, width: int) -> Tensor:
-        """Raw values of the given pixels only, (B, M, channels).
-
-        A pixel needs the rows of the last layer that belong to its place inside the patch, so
-        pixels are grouped by that place: one small matrix product per place instead of all
-        outputs of every token.
-        """
-        fc2, patch = self.head_local_features.fc2, self.config.patch_size
-        batch, number = pixels.shape[:2]
-        x, y = pixels.reshape(-1, 2).unbind(-1)
-        items = torch.arange(batch, device=pixels.device).repeat_interleave(number)
-        rows = (items * hidden.shape[1] + (y // patch) * width + x // patch).long()
-        place = (y % patch) * patch + x % patch
-        weight = fc2.weight.unflatten(0, (self.channels, patch * patch))
-        bias = fc2.bias.unflatten(0, (self.channels, patch * patch))
-        raw = torch.empty(batch * number, self.channels, device=hidden.device)
-        order = place.argsort(stable=True)
-        places, counts = place[order].unique_consecutive(return_counts=True)
-        source = hidden.flatten(0, 1)
-        for group, p in zip(order.split(counts.tolist()), places.tolist(), strict=True):
-            raw[group] = float32_linear(source[rows[group]], weight[:, p], bias[:, p])
-        return raw.unflatten(0, (batch, number))
+    def _wanted_points(self, want: Want) -> Want:
+        """Without a confidence of their own the descriptors share the points' one."""
+        return Want(pointmap=want.pointmap or (want.descriptors and not self.config.two_confs))
 
 
 def points_and_confidence(raw: Tensor, config: NetworkConfig) -> Prediction:

@@ -134,10 +134,12 @@ class PairNetwork(nn.Module):
         )
 
     def blocks(self) -> Iterator[nn.Module]:
-        """All transformer blocks, most of the arithmetic."""
+        """Parts from tensors to tensors that hold nearly all arithmetic: what to compile."""
         yield from self.enc_blocks
         yield from self.dec_blocks
         yield from self.dec_blocks2
+        yield from self.downstream_head1.blocks()
+        yield from self.downstream_head2.blocks()
 
     def float32_layers(self) -> Iterator[nn.Module]:
         """Layers at the two ends that stay in float32 when the others are cast."""
