@@ -302,7 +302,9 @@ def _empty_network(config: NetworkConfig) -> PairNetwork:
 
 def _checked(config: NetworkConfig, state: Mapping[str, Any], source: str) -> Checkpoint:
     """The checkpoint with every parameter once, or an error that names every wrong key."""
-    if not any(str(name).startswith("dec_blocks2") for name in state):
+    if config.architecture != "GroundlocSmall" and not any(
+        str(name).startswith("dec_blocks2") for name in state
+    ):
         # checkpoints from before the decoders were two: both start from the same weights
         doubled = {n.replace("dec_blocks", "dec_blocks2", 1): t for n, t in state.items()}
         state = {**{n: t for n, t in doubled.items() if n.startswith("dec_blocks2")}, **state}
