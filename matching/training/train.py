@@ -19,6 +19,7 @@ from matching.checkpoint import save_checkpoint as save_weights
 from matching.errors import InputError
 from matching.files import PathLike
 from matching.options import first_difference, options_as_dict
+from matching.training.batch import PairWorld
 from matching.training.checkpoints import (
     Checkpoint,
     find_checkpoints,
@@ -66,7 +67,7 @@ def train(
     options: TrainOptions,
     out: PathLike,
     *,
-    stream: PairStream,
+    stream: PairStream | None = None,
     device: str | None = None,
     resume: bool = True,
 ) -> TrainResult:
@@ -76,7 +77,7 @@ def train(
         options: The run.
         out: Its folder: checkpoints, ``train.csv``, ``validation.csv``, ``tensorboard/`` and in
             the end `WEIGHTS_NAME`.
-        stream: Renders the pairs on the device.
+        stream: Renders the pairs on the device; None: `PairWorld`.
         device: ``cpu`` or ``cuda``; None: CUDA if there is one. Under torchrun every process takes
             the GPU of its local rank.
         resume: Go on from the newest checkpoint in ``out``; False refuses a folder that has one.
@@ -88,7 +89,10 @@ def train(
         InputError: The folder holds a run with other options, or a damaged checkpoint.
     """
     with joined_processes(device) as processes:
-        trainer = Trainer(options, stream, processes=processes)
+        if processes.device.type == "cuda":
+            # sums of similarities bear the rounding; the network runs in bfloat16 anyway
+            torch.set_float32_matmul_precision("high")
+        trainer = Trainer(options, stream or PairWorld(processes.device), processes=processes)
         return _Run(options, Path(out), trainer, resume).go()
 
 
