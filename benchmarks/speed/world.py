@@ -1,6 +1,6 @@
 """Throughput of the training world on one GPU, and its agreement with the CPU twin.
 
-Run: python -m benchmarks.speed.world [--pairs 96] [--sheet sheet.png]
+Run: PYTHONPATH=. python benchmarks/speed/world.py [--pairs 96] [--sheet sheet.png]
 """
 
 import argparse

@@ -14,7 +14,7 @@ from matching.training.world import NUM_GEOMETRY
 TILE = 16
 _NEAR = tl.constexpr(0.02)  # raycast.NEAR
 _MISS = tl.constexpr(float("inf"))
-_TERRAIN_STEPS = tl.constexpr(40)
+_TERRAIN_STEPS = tl.constexpr(56)
 
 
 @triton.jit
@@ -163,7 +163,7 @@ def _terrain(  # type: ignore[no-untyped-def]
         gap = o2 + t * d2 - _height(o0 + t * d0, o1 + t * d1, a0, a1, a2, w0, w1, w2)
         t = t + gap / closing
     gap = o2 + t * d2 - _height(o0 + t * d0, o1 + t * d1, a0, a1, a2, w0, w1, w2)
-    hit = (near < far) & (t < far + 1e-3) & (t > _NEAR) & (tl.abs(gap) < 2e-3 * t + 1e-3)
+    hit = (near < far) & (t < far + 1e-3) & (t > _NEAR) & (tl.abs(gap) < 1e-3 * t + 1e-3)
     return tl.where(hit, t, _MISS)
 
 

@@ -12,7 +12,7 @@ import torch
 from matching.training.world import AXES, CENTER, HALF, KIND, PARAMS, RADIUS, VIEWS, Kind
 
 NEAR = 0.02  # m along the ray's unit of length; hits before it are ignored
-TERRAIN_STEPS = 40
+TERRAIN_STEPS = 56
 MISS = float("inf")
 
 Vec = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -167,7 +167,7 @@ def _terrain(o: Vec, d: Vec, half: list[float], params: list[float]) -> torch.Te
         gap = o[2] + t * d[2] - _terrain_height(o[0] + t * d[0], o[1] + t * d[1], params)
         t = t + gap / closing
     gap = o[2] + t * d[2] - _terrain_height(o[0] + t * d[0], o[1] + t * d[1], params)
-    hit = (near < far) & (t < far + 1e-3) & (t > NEAR) & (gap.abs() < 2e-3 * t + 1e-3)
+    hit = (near < far) & (t < far + 1e-3) & (t > NEAR) & (gap.abs() < 1e-3 * t + 1e-3)
     return t.masked_fill(~hit, MISS)
 
 
