@@ -294,6 +294,39 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     return report.to_dict()
 
 
+def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train a matcher on procedural worlds; torchrun starts one process per GPU."""
+    if arguments.show_world is not None:
+        from matching.training.contact_sheet import contact_sheet
+
+        contact_sheet(
+            arguments.show_world, device=arguments.device or "cpu", progress=_progress(arguments)
+        )
+        _say(arguments, f"wrote {arguments.show_world}")
+        return {"path": arguments.show_world}
+    if arguments.out is None:
+        raise WrongUseError("train needs --out DIR for the run, or --show-world FILE")
+    from matching.errors import InputError
+    from matching.training.options import TrainOptions
+    from matching.training.train import train
+
+    options = _build(TrainOptions, _given_options(arguments))
+    result = train(options, arguments.out, device=arguments.device, resume=not arguments.no_resume)
+    if result.status == "diverged":
+        raise InputError(
+            f"the training diverged at step {result.step}: {result.reason}; the last good "
+            f"checkpoint is {result.checkpoint}"
+        )
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
+        _say(arguments, f"{result.status} after {result.step} steps; weights: {result.weights}")
+    return {
+        "status": result.status,
+        "step": result.step,
+        "checkpoint": None if result.checkpoint is None else str(result.checkpoint),
+        "weights": None if result.weights is None else str(result.weights),
+    }
+
+
 def _weights(arguments: argparse.Namespace) -> dict[str, Any]:
     """Convert a checkpoint to safetensors; nothing in it is ever executed."""
     from matching.checkpoint import convert_checkpoint
@@ -411,6 +444,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, metavar="DIR", help="predictions and report")
     command.add_argument("--limit", type=int, metavar="N", help="only the first N queries or pairs")
     _add_matcher(command)
+
+    command = _command(commands, "train", _train)
+    command.set_defaults(device=None)  # a GPU if there is one
+    command.add_argument("--out", metavar="DIR", help="checkpoints, logs and weights of the run")
+    command.add_argument(
+        "--no-resume", action="store_true", help="refuse a folder that holds checkpoints"
+    )
+    command.add_argument(
+        "--show-world", metavar="FILE", help="only render a contact sheet of training pairs"
+    )
 
     command = _command(commands, "weights", _weights)
     command.add_argument("action", choices=["convert"], help="the only action")
