@@ -151,6 +151,9 @@ def test_match_and_relative(run: Any, rendered_place: RenderedPlace, tmp_path: P
         (["evaluate", "none.txt", "."], 1, "'.' is no COLMAP model"),
         (["benchmark", "imagenet", ".", "--out", "out"], 1, "imagenet"),
         (["map", ".", "out", "--extend", "--overwrite"], 2, "--extend"),
+        (["train"], 2, "--out"),
+        (["train", "--out", "run", "--set", "sed=1"], 2, "did you mean 'seed'"),
+        (["weights", "convert", "none.pth", "a.safetensors"], 1, "none.pth"),
     ],
 )
 def test_wrong_use_is_one_line(
