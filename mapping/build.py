@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mapping.camera_groups import assign_cameras
 from mapping.cameras import read_model
-from mapping.database import posed_reconstruction, verify_pairs, write_database
+from mapping.database import database_bytes, posed_reconstruction, verify_pairs, write_database
 from mapping.info import (
     FORMAT_VERSION,
     MapImage,
@@ -31,17 +31,24 @@ from mapping.pair_matches import match_pairs
 from mapping.pairs import resolve_method, select_pairs
 from mapping.photos import Photo, PhotoSet, encode_photos, find_photos, view_key
 from mapping.reconstruct import (
-    REASONS,
     SPARSE,
     ReconstructionResult,
     color_points,
     read_result,
+    result_bytes,
     structure_from_motion,
     triangulate,
     write_result,
 )
 from mapping.retrieval import GlobalDescriber, build_index, search, train_describer
-from mapping.store import ViewCache, named_views, read_view, write_features
+from mapping.store import (
+    ViewCache,
+    features_bytes,
+    named_views,
+    read_view,
+    view_bytes,
+    write_features,
+)
 from mapping.tracks import share_keypoints
 from mapping.workspace import Workspace, locked_workspace
 from matching.errors import InputError
@@ -115,19 +122,35 @@ def build_map(
         [(p.name, p.size_bytes, p.mtime_ns) for p in found.photos.values()],
     )
     with locked_workspace(map_path) as workspace:
-        if workspace.has_map and not overwrite:
-            finished = Map.open(map_path)
-            field = first_difference(finished.info.identity(), identity)
-            if field is None:
-                logger.info("the map '%s' is up to date", map_path)
-                return finished
-            raise InputError(
-                f"the map '{map_path}' was made with another '{field}': give another folder, or "
-                "overwrite it"
-            )
+        finished = _finished_map(workspace, identity, overwrite=overwrite)
+        if finished is not None:
+            return finished
         workspace.begin(identity)
         build = _Build(workspace, Path(images), matcher, options, inputs, progress)
         return build.run(found, poses, given)
+
+
+def _finished_map(workspace: Workspace, identity: dict[str, Any], *, overwrite: bool) -> Map | None:
+    """The map in the folder if it is up to date; None if it is to be made."""
+    if not workspace.has_map:
+        return None
+    try:
+        finished = Map.open(workspace.map_path)
+    except InputError as error:
+        if overwrite:
+            return None
+        raise InputError(f"{error}; overwrite the map, or give another folder") from error
+    field = first_difference(finished.info.identity(), identity)
+    if field is None:
+        workspace.discard()
+        logger.info("the map '%s' is up to date", workspace.map_path)
+        return finished
+    if overwrite:
+        return None
+    raise InputError(
+        f"the map '{workspace.map_path}' was made with another '{field}': give another folder, or "
+        "overwrite it"
+    )
 
 
 def read_known_poses(
@@ -243,6 +266,7 @@ class _Build:
         cam_from_world = None if poses is None else {n: poses[n][1] for n in names}
         with self.timed("verify"):
             if not database.exists():
+                self.workspace.reserve(database_bytes(shared.keypoints, shared.matches))
                 temporary = self.stages / "database.tmp.db"
                 write_database(temporary, cameras, shared.keypoints, shared.matches)
                 posed = None
@@ -251,13 +275,17 @@ class _Build:
                 verify_pairs(temporary, self.options.verification, posed)
                 temporary.replace(database)
         with self.timed("reconstruct"):
+            num_keypoints = sum(len(points) for points in shared.keypoints.values())
+            self.workspace.reserve(result_bytes(num_keypoints))
             result = self.reconstruct(database, cam_from_world, set(intrinsics))
+        features = self.stages / "features.h5"
         with self.timed("store"):
-            write_features(
-                self.stages / "features.h5",
-                named_views(names, views, shared.keypoints, descriptors),
-                describer,
-            )
+            if not features.exists():
+                num_bytes = sum(view_bytes(views(name)) for name in names)
+                self.workspace.reserve(features_bytes(len(names), num_bytes))
+                write_features(
+                    features, named_views(names, views, shared.keypoints, descriptors), describer
+                )
         return finish_map(
             self.workspace,
             ReconstructionResult(
@@ -311,9 +339,9 @@ class _Build:
         calibrated: set[str],
     ) -> ReconstructionResult:
         """The model with coloured points, from an earlier run if that completed it."""
-        sparse, reasons = self.stages / SPARSE, self.stages / REASONS
+        sparse = self.stages / SPARSE
         if sparse.exists():
-            return read_result(sparse, reasons)
+            return read_result(sparse)
         options = self.options.reconstruction
         if poses is not None:
             result = triangulate(database, poses, options)
@@ -327,7 +355,7 @@ class _Build:
             None,
             apply_exif_orientation=self.options.apply_exif_orientation,
         )
-        write_result(result, sparse, reasons)
+        write_result(result, sparse)
         return result
 
 
@@ -377,10 +405,14 @@ def finish_map(
     """
     model = result.model
     registered = sorted(model.image(i).name for i in model.reg_image_ids())
-    index = build_index(np.array([descriptors[name] for name in registered]), retrieval)
-    with atomic_file(workspace.stages / "retrieval.faiss") as temporary:
-        faiss.write_index(index, str(temporary))
-    files = [f"{SPARSE}/{file.name}" for file in (workspace.stages / SPARSE).iterdir()]
+    index_file = workspace.stages / "retrieval.faiss"
+    if not index_file.exists():
+        index = build_index(np.array([descriptors[name] for name in registered]), retrieval)
+        with atomic_file(index_file) as temporary:
+            # through memory: FAISS itself does not tell why it cannot write
+            temporary.write_bytes(faiss.serialize_index(index).tobytes())
+    model_files = (workspace.stages / SPARSE).glob("*.bin")
+    files = [f"{SPARSE}/{file.name}" for file in model_files]
     files += ["database.db", "features.h5", "retrieval.faiss"]
     info = MapInfo(
         format_version=FORMAT_VERSION,

@@ -13,6 +13,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 import pycolmap
+from PIL import ExifTags, Image
 
 from matching.errors import InputError
 from matching.files import PathLike, existing_file, existing_folder
@@ -48,15 +49,34 @@ def camera_from_image(
         InputError: Unknown camera model.
     """
     width, height = image_size
+    focal = _exif_focal_px(Path(path), image_size)
+    camera = create_camera(
+        model, DEFAULT_FOCAL_RATIO * max(image_size) if focal is None else focal, width, height
+    )
+    camera.has_prior_focal_length = focal is not None
+    return CameraGuess(camera=camera, source="guess" if focal is None else "exif")
+
+
+def _exif_focal_px(path: Path, image_size: tuple[int, int]) -> float | None:
+    """Focal length from the EXIF block, None without one."""
     try:
-        inferred = pycolmap.infer_camera_from_image(path)  # knows the sensor widths of old cameras
-        known = inferred.has_prior_focal_length
-    except ValueError:  # a kind of file that COLMAP does not read, such as WebP
-        known = False
-    focal = inferred.mean_focal_length() if known else DEFAULT_FOCAL_RATIO * max(image_size)
-    camera = create_camera(model, focal, width, height)
-    camera.has_prior_focal_length = known
-    return CameraGuess(camera=camera, source="exif" if known else "guess")
+        with Image.open(path) as file:
+            tags = file.getexif().get_ifd(ExifTags.IFD.Exif)
+        in_35mm = float(tags.get(ExifTags.Base.FocalLengthIn35mmFilm, 0))
+        in_mm = float(tags.get(ExifTags.Base.FocalLength, 0))
+    except (OSError, ValueError, TypeError, ZeroDivisionError, Image.DecompressionBombError):
+        return None  # no EXIF, or a damaged one
+    if in_35mm > 0:
+        # of a film frame with the same diagonal (CIPA DCG-001)
+        return in_35mm / math.hypot(36, 24) * math.hypot(*image_size)
+    if not in_mm > 0:
+        return None
+    try:
+        # decodes the photo, but knows the sensor widths of many cameras
+        inferred = pycolmap.infer_camera_from_image(path)
+    except ValueError:  # a kind of file that COLMAP does not read
+        return None
+    return inferred.mean_focal_length() if inferred.has_prior_focal_length else None
 
 
 def create_camera(model: str, focal_length_px: float, width: int, height: int) -> pycolmap.Camera:

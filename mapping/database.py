@@ -70,6 +70,18 @@ def write_database(
                     database.write_matches(ids[name0], ids[name1], rows.astype(np.uint32))
 
 
+def database_bytes(
+    keypoints: Mapping[str, NDArray[np.float32]], matches: Mapping[Pair, NDArray[np.int64]]
+) -> int:
+    """Upper bound of what a verified database and its journal take on the disk."""
+    rows = sum(len(m) for m in matches.values())
+    points = sum(len(k) for k in keypoints.values())
+    per_row, per_point = 16, 8  # two indices in matches and in inlier matches; x and y
+    per_record, empty = 2048, 2**20
+    records = len(matches) + len(keypoints)
+    return 2 * (per_row * rows + per_point * points + per_record * records) + empty
+
+
 def _write_trivial_rig(database: pycolmap.Database, camera_id: int) -> None:
     rig = pycolmap.Rig(rig_id=camera_id)
     rig.add_ref_sensor(pycolmap.sensor_t(type=pycolmap.SensorType.CAMERA, id=camera_id))

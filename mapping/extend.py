@@ -16,6 +16,7 @@ from mapping.build import Poses, finish_map, hash_inputs, read_known_poses, simi
 from mapping.camera_groups import assign_cameras
 from mapping.cameras import camera_from_image
 from mapping.database import (
+    database_bytes,
     database_names,
     posed_reconstruction,
     verify_pairs,
@@ -27,16 +28,24 @@ from mapping.pair_matches import match_pairs
 from mapping.pairs import Pair, unique_pairs
 from mapping.photos import Photo, PhotoSet, encode_photos, find_photos, view_key
 from mapping.reconstruct import (
-    REASONS,
     SPARSE,
     ReconstructionResult,
     color_points,
     read_result,
+    result_bytes,
     structure_from_motion,
     triangulate,
     write_result,
 )
-from mapping.store import FeatureFile, ViewCache, append_features, named_views, read_view
+from mapping.store import (
+    FeatureFile,
+    ViewCache,
+    append_features,
+    features_bytes,
+    named_views,
+    read_view,
+    view_bytes,
+)
 from mapping.tracks import share_keypoints
 from mapping.workspace import Workspace, locked_workspace
 from matching.errors import InputError
@@ -85,6 +94,7 @@ def extend_map(
         found = find_photos(images, image_names)
         new = _new_photos(current, found)
         if not new and not found.bad:
+            workspace.discard()
             return current
         poses = {} if known_poses is None else read_known_poses(known_poses, list(new))
         given = {n: c for n, (c, _) in poses.items()}
@@ -180,6 +190,8 @@ class _Extension:
         known = {name: poses[name][1] for name in names if name in poses}
         database = self.workspace.stages / "database.db"
         if not database.exists():
+            size = (self.scene.path / "database.db").stat().st_size
+            self.workspace.reserve(size + database_bytes(changed, shared.matches))
             temporary = database.with_name("database.tmp.db")
             shutil.copyfile(self.scene.path / "database.db", temporary)
             write_database(temporary, cameras, changed, shared.matches, shared_with)
@@ -188,11 +200,14 @@ class _Extension:
             verify_pairs(temporary, self.options.verification, posed)
             temporary.replace(database)
         result = self.reconstruct(database, changed, known, names, set(given))
-        append_features(
-            self.scene.path / "features.h5",
-            self.workspace.stages / "features.h5",
-            named_views(list(changed), views, changed, descriptors),
-        )
+        features = self.workspace.stages / "features.h5"
+        if not features.exists():
+            source = self.scene.path / "features.h5"
+            num_bytes = sum(view_bytes(views(name)) for name in changed) + source.stat().st_size
+            self.workspace.reserve(features_bytes(len(changed), num_bytes))
+            append_features(
+                source, features, named_views(list(changed), views, changed, descriptors)
+            )
         info = self.scene.info
         encoded = {*self.old, *names}
         earlier = {n: reason for n, reason in info.not_registered.items() if n not in encoded}
@@ -309,10 +324,13 @@ class _Extension:
         calibrated: set[str],
     ) -> ReconstructionResult:
         """The map's model with the new photos in it."""
-        sparse, reasons = self.workspace.stages / SPARSE, self.workspace.stages / REASONS
+        sparse = self.workspace.stages / SPARSE
         if sparse.exists():
-            return read_result(sparse, reasons)
+            return read_result(sparse)
         options = self.options.reconstruction
+        num_keypoints = sum(len(points) for points in changed.values())
+        num_old = sum(i.num_points2D() for i in self.scene.reconstruction.images.values())
+        self.workspace.reserve(result_bytes(num_keypoints + num_old))
         model = self.start(database, changed, known)
         if known:
             model = triangulate(database, known, options, start=model).model
@@ -325,5 +343,5 @@ class _Extension:
             names,
             apply_exif_orientation=self.options.apply_exif_orientation,
         )
-        write_result(result, sparse, reasons)
+        write_result(result, sparse)
         return result

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mapping.workspace import MAP_FILE, is_half_published
+from mapping.workspace import MAP_FILE
 from matching.errors import InputError
 from matching.files import existing_folder, sha256_of_file
 from matching.options import build_options
@@ -122,8 +122,6 @@ def read_info(map_path: Path) -> MapInfo:
     """
     folder = existing_folder(map_path, "map")
     file = folder / MAP_FILE
-    if is_half_published(folder):
-        raise InputError(f"the map '{map_path}' is not finished: run `groundloc map` again")
     if not file.exists():
         raise InputError(
             f"'{map_path}' is no finished map, it has no {MAP_FILE}: run `groundloc map` (again)"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mapping.info import MapInfo, check_files, read_info
 from mapping.retrieval import Retrieved, search
 from mapping.store import FeatureFile, ViewCache
+from mapping.workspace import is_half_published, locked_workspace
 from matching.errors import InputError
 from matching.files import PathLike, atomic_folder
 from matching.load import load_matcher
@@ -63,6 +64,9 @@ class Map:
             InputError: No map, an unfinished one, another format version, or a damaged file.
         """
         folder = Path(path)
+        if is_half_published(folder):
+            with locked_workspace(folder):
+                pass  # a process died while it moved a complete new map into place: go on
         info = read_info(folder)
         problems = check_files(folder, info, thorough=False)
         if problems:
@@ -176,8 +180,12 @@ class Map:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the map's content: equal for two maps whose files are equal."""
-        files = "".join(f"{f.name} {f.sha256}\n" for f in self.info.files)
+        """Hash of all that localization reads: maps with the same one give the same poses.
+
+        The database is left out: the order of its rows depends on which thread was first.
+        """
+        read = [f for f in self.info.files if f.name != "database.db"]
+        files = "".join(f"{f.name} {f.sha256}\n" for f in read)
         return hashlib.sha256(files.encode()).hexdigest()
 
     def image(self, name: str) -> pycolmap.Image:

@@ -14,11 +14,11 @@ from mapping.colmap import global_options, incremental_options
 from mapping.database import posed_reconstruction, verified_matches
 from mapping.options import ReconstructionOptions
 from matching.errors import InputError
-from matching.files import atomic_folder, write_text_atomic
+from matching.files import atomic_folder
 from matching.images import read_image
 from matching.progress import Progress, silent
 
-# names in the working area
+# names in the working area; of the folder only the model becomes part of the map
 SPARSE = "sparse"
 REASONS = "not_registered.json"
 
@@ -250,18 +250,24 @@ def _matched_summary(database: Path) -> str:
     return f"{partners} of {len(matched)} photos have verified matches"
 
 
-def write_result(result: ReconstructionResult, sparse: Path, reasons: Path) -> None:
-    """Write a result; it counts once the folder ``sparse`` is there."""
-    write_text_atomic(reasons, json.dumps(result.not_registered))
+def result_bytes(num_keypoints: int) -> int:
+    """Upper bound of what a model and COLMAP's copies of it take on the disk."""
+    per_keypoint = 24 + 8 + 64  # its place in the image, in a track, and a point of its own
+    return 3 * per_keypoint * num_keypoints + 2**20
+
+
+def write_result(result: ReconstructionResult, sparse: Path) -> None:
+    """Write a model and the reasons of the photos it lacks into a folder, all or nothing."""
     with atomic_folder(sparse) as temporary:
         result.model.write_binary(temporary)
+        (temporary / REASONS).write_text(json.dumps(result.not_registered), encoding="utf-8")
 
 
-def read_result(sparse: Path, reasons: Path) -> ReconstructionResult:
+def read_result(sparse: Path) -> ReconstructionResult:
     """Read what `write_result` wrote."""
     return ReconstructionResult(
         model=pycolmap.Reconstruction(sparse),
-        not_registered=json.loads(reasons.read_text(encoding="utf-8")),
+        not_registered=json.loads((sparse / REASONS).read_text(encoding="utf-8")),
     )
 
 

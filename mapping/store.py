@@ -106,6 +106,12 @@ def _write_array(group: h5py.Group, name: str, values: NDArray[Any]) -> None:
         group.create_dataset(name, data=values, chunks=values.shape, fletcher32=True)
 
 
+def features_bytes(num_photos: int, num_view_bytes: int) -> int:
+    """Upper bound of the size of ``features.h5`` for photos whose views take so much memory."""
+    per_photo = 2**14 + 4 * 2**12  # HDF5's own records, and the global descriptor
+    return num_view_bytes + per_photo * num_photos + 2**22  # the vocabulary
+
+
 class FeatureFile:
     """A ``features.h5`` open for reading.
 

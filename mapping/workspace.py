@@ -49,13 +49,31 @@ class Workspace:
         """
         state = self.build / _STATE_FILE
         wanted = json.dumps(identity, sort_keys=True)
-        if not state.exists() or state.read_text(encoding="utf-8") != wanted:
+        goes_on = state.exists() and state.read_text(encoding="utf-8") == wanted
+        if not goes_on:
             shutil.rmtree(self.stages, ignore_errors=True)
         for folder in (self.stages, self.views, self.matches):
             folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.stages.glob("*tmp*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        write_text_atomic(state, wanted)
+        if not goes_on:
+            write_text_atomic(state, wanted)
+
+    def reserve(self, num_bytes: int) -> None:
+        """Raise `OSError` now if the disk has no room for that much.
+
+        When a disk is full, COLMAP ends the process or leaves half a file without a word.
+        """
+        file = self.build / "reserve.tmp"
+        try:
+            with file.open("wb") as opened:
+                os.posix_fallocate(opened.fileno(), 0, num_bytes)
+        finally:
+            file.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Throw the working area away."""
+        shutil.rmtree(self.build, ignore_errors=True)
 
     def publish(self, map_json: str) -> None:
         """Make the files in `stages` the map.
