@@ -113,15 +113,20 @@ class ResidualBlock(nn.Module):
         return F.gelu(x + self.gain.to(x.dtype) * self.conv(self.body(x)))
 
 
+def _product_dtype(layer: nn.Conv2d) -> torch.dtype:
+    """What a layer multiplies in: autocast's dtype where that is on, else that of its weights."""
+    kind = layer.weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
+
+
 class Stem(nn.Module):
     """Image to tokens at 1/16 and skip features at 1/2, 1/4 and 1/8."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         half, quarter, eighth = _STEM
-        self.stage2 = nn.Sequential(
-            ConvBlock(3, half, kernel=4, stride=2), ResidualBlock(half, depth=1)
-        )
+        self.first = ConvBlock(3, half, kernel=4, stride=2)
+        self.stage2 = ResidualBlock(half, depth=1)
         self.stage4 = nn.Sequential(
             ConvBlock(half, quarter, stride=2), ResidualBlock(quarter, depth=2)
         )
@@ -135,12 +140,14 @@ class Stem(nn.Module):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Args: images: (B, 3, H, W) in [-1, 1]. Returns tokens (B, N, width) and skips."""
+        """Args: images: (B, 3, H, W) float32 in [-1, 1]. Returns tokens (B, N, width) and skips."""
         # exposure and contrast of the whole image are no cue: remove them once, at the input
-        deviation, mean = torch.std_mean(images.float(), dim=(1, 2, 3), keepdim=True, correction=0)
-        x = (images - mean) / (deviation + 0.05)
-        x = x.to(self.stage16.weight.dtype).contiguous(memory_format=torch.channels_last)
-        half = self.stage2(x)
+        deviation, mean = torch.std_mean(images, dim=(1, 2, 3), keepdim=True, correction=0)
+        x = ((images - mean) / (deviation + 0.05)).contiguous(memory_format=torch.channels_last)
+        # in half precision the image would lose what faint texture it has; its gradients do not
+        with torch.autocast(x.device.type, enabled=False):
+            x = self.first(x)
+        half = self.stage2(x.to(_product_dtype(self.stage16)))
         quarter = self.stage4(half)
         eighth = self.stage8(quarter)
         tokens = self.stage16(eighth).flatten(2).transpose(1, 2).float()  # (B, N, width)
@@ -253,6 +260,7 @@ class SmallNetwork(PairNetwork):
 
     def float32_layers(self) -> Iterator[nn.Module]:
         """Layers that stay in float32 when the others are cast."""
+        yield self.stem.first.conv
         yield from (self.head.points, self.head.descriptors, self.pool, self.global_head)
 
     def embed(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -53,8 +53,7 @@ class TrainingModule(nn.Module):
         """The loss of a batch and its metrics, see `joined_loss`."""
         pairs = len(batch.images)
         images = batch.images.transpose(0, 1).flatten(0, 1).float() * 2 - 1  # view 0s, view 1s
-        dtype = torch.bfloat16 if torch.is_autocast_enabled(images.device.type) else torch.float32
-        encoding = self.network.encode(images.to(dtype))
+        encoding = self.network.encode(images)
         view0, view1 = self.network.decode(
             encoding[:pairs], encoding[pairs:], EVERYTHING, EVERYTHING
         )
