@@ -77,3 +77,50 @@ def flat_pair(kind: str, num0: int, num1: int, dim: int, *, seed: int) -> tuple[
             desc[torch.from_numpy(rng.uniform(size=count) < 0.1), 0] = -torch.inf
         pair.append(desc)
     return pair[0], pair[1]
+
+
+def golden_pair() -> tuple[Tensor, Tensor]:
+    """The maps of the golden numbers, (96, 128, 24) and (120, 160, 24).
+
+    Entries are multiples of 1/4096 and norms just below one, so float32 products are exact.
+    """
+    rng = generator(7)
+    wavelength = rng.uniform(9.0, 60.0, (24, 3))
+    direction = rng.uniform(0.0, 2 * np.pi, (24, 3))
+    phase = rng.uniform(0.0, 2 * np.pi, (24, 3))
+    fx, fy = 2 * np.pi / wavelength * np.cos(direction), 2 * np.pi / wavelength * np.sin(direction)
+    maps = []
+    for view, size in enumerate(((96, 128), (120, 160))):
+        y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float64)
+        if view == 1:
+            x, y = warp_1_to_0(x, y)
+        field = sum(
+            np.sin(fx[:, wave] * x[..., None] + fy[:, wave] * y[..., None] + phase[:, wave])
+            for wave in range(3)
+        )
+        field = field + 0.25 * rng.standard_normal((*size, 24))
+        field = 0.98 * field / np.sqrt((field * field).sum(-1, keepdims=True))
+        maps.append(torch.from_numpy((np.round(field * 4096) / 4096).astype(np.float32)))
+    return maps[0], maps[1]
+
+
+def golden_seeds(size: tuple[int, int]) -> Tensor:
+    """A lattice of pixels (S, 2) x, y, the first twenty of them twice."""
+    x, y = np.arange(size[1])[None, :], np.arange(size[0])[:, None]
+    y, x = np.nonzero((3 * x + 5 * y) % 11 == 0)
+    return torch.from_numpy(np.stack([np.r_[x, x[:20]], np.r_[y, y[:20]]], 1))
+
+
+def chain_pair(num_chains: int = 16) -> tuple[Tensor, Tensor]:
+    """Maps (20, 20 * num_chains, 2 * num_chains) on which walk k from a grid of step 20 takes k + 1
+    rounds: points on circles, each nearest to the next; all other descriptors are zero.
+    """
+    maps = [np.zeros((20, 20 * num_chains, 2 * num_chains), np.float32) for _ in range(2)]
+    for chain in range(num_chains):
+        gaps = 0.05 - 0.0015 * np.arange(2 * chain + 1)
+        angle = np.concatenate([[0.0], np.cumsum(gaps)])
+        points = np.stack([np.cos(angle), np.sin(angle)], -1)
+        column = 20 * chain + (10 + np.arange(chain + 1)) % 20
+        for view in range(2):
+            maps[view][10, column, 2 * chain : 2 * chain + 2] = points[view::2]
+    return torch.from_numpy(maps[0]), torch.from_numpy(maps[1])
