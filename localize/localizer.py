@@ -21,6 +21,7 @@ from localize.results import Localization, unwritable_name
 from mapping.map import Map
 from matching.errors import InputError
 from matching.files import PathLike
+from matching.images import read_image
 from matching.load import load_matcher
 from matching.matcher import ImageLike, Matcher
 from matching.progress import Progress, silent
@@ -73,6 +74,7 @@ class Localizer:
         )
         self.scene.check_matcher(self.matcher)
         self.options = options or LocalizerOptions()
+        self._upright = bool(self.scene.info.options["apply_exif_orientation"])
 
     def localize(
         self,
@@ -84,7 +86,8 @@ class Localizer:
         """Find the pose of one photo.
 
         Args:
-            image: A path, or an upright image array: (H, W, 3) RGB or (H, W) grey, uint8.
+            image: A path, or an array, upright if the map's photos are: (H, W, 3) RGB or (H, W)
+                grey, uint8.
             camera: Intrinsics, for this photo's size or a scaled one. Without them the focal
                 length comes from EXIF or from the map's cameras and is refined with the pose.
             name: The name in the result; by default the path, or "query" for an array.
@@ -99,7 +102,7 @@ class Localizer:
         name = name or ("query" if path is None else str(path))
         timings: dict[str, float] = {}
         with _timed(timings, "encode"):
-            view = self.matcher.encode(image)
+            view = self.matcher.encode(self._photo(image))
         return self._localize_view(
             view, query_camera(path, view.image_size, camera, name), name, timings
         )
@@ -130,7 +133,7 @@ class Localizer:
         without = [q.name for q in queries if q.camera is None]
         if 0 < len(without) < len(queries):
             logger.warning("%d photos without a given camera, e.g. %s", len(without), without[0])
-        views = self.matcher.encode_many([q.path for q in queries])
+        views = self.matcher.encode_many(self._photo(q.path) for q in queries)
         results: dict[str, Localization] = {}
         for query in progress(queries, "localize", total=len(queries)):
             timings: dict[str, float] = {}
@@ -147,6 +150,15 @@ class Localizer:
                 continue
             results[query.name] = self._localize_view(view, camera, query.name, timings)
         return results
+
+    def _photo(self, image: ImageLike) -> ImageLike:
+        """The photo, read as the map read its own: upright, or as it is stored."""
+        if self._upright or isinstance(image, np.ndarray):
+            return image
+        try:
+            return read_image(image, apply_exif_orientation=False)
+        except InputError:
+            return image  # the matcher meets the same error and reports it in order
 
     def _localize_view(
         self, view: View, camera: QueryCamera, name: str, timings: dict[str, float]

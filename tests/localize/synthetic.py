@@ -78,7 +78,9 @@ class FakeMap:
     place_of: dict[str, int]
     path: str = "fake"
     info: Any = field(
-        default_factory=lambda: SimpleNamespace(matcher={"name": "truth", "fingerprint": "0"})
+        default_factory=lambda: SimpleNamespace(
+            matcher={"name": "truth", "fingerprint": "0"}, options={"apply_exif_orientation": True}
+        )
     )
 
     @property

@@ -236,6 +236,25 @@ def test_a_folder_with_bad_photos(scene: FakeMap, folder: Path) -> None:
     assert both is not None and (single.cam_from_world.matrix() == both.matrix()).all()
 
 
+@pytest.mark.parametrize("upright", [True, False])
+def test_queries_are_read_as_the_map_reads_its_photos(tmp_path: Path, upright: bool) -> None:
+    rng = np.random.default_rng(0)
+    scene = make_place(rng)
+    scene.info.options["apply_exif_orientation"] = upright
+    camera = make_camera(size=(600, 800) if upright else (800, 600))
+    view, truth = query_view(scene, rng, camera=camera)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter
+    Image.fromarray(photo_of(1)).save(tmp_path / "one.png", exif=exif)
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    loc = localizer(scene, {1: view})
+    results = loc.localize_all(tmp_path, {"one.png": camera})
+    for result in (results["one.png"], loc.localize(tmp_path / "one.png", camera)):
+        assert result.cam_from_world is not None, result.reason
+        assert pose_errors(result.cam_from_world, truth)[0] < 0.03
+    assert "broken.png" in results["broken.png"].reason
+
+
 def test_a_camera_that_does_not_fit_fails_alone(scene: FakeMap, folder: Path) -> None:
     rng = np.random.default_rng(0)
     loc = localizer(scene, {n: query_view(scene, rng)[0] for n in (1, 2)})
