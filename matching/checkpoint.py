@@ -211,7 +211,7 @@ def _read_torch(path: Path) -> Checkpoint:
             f"'{path}' is refused: loading it would run code ('{wanted.group(1)}'); a checkpoint "
             "may hold tensors and plain values only"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, OSError) as error:
         raise InputError(f"'{path}' is damaged or no torch checkpoint") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise InputError(f"'{path}' holds no state dict under 'model'")

@@ -241,7 +241,7 @@ class LocalFeatures(nn.Module):
         """Raw vectors of all pixels.
 
         Args:
-            tokens: Encoder tokens, (B, N, E).
+            tokens: Encoder tokens in the layers' dtype, (B, N, E).
             last: Tokens of the last decoder block, (B, N, D).
             height: Rows of the token grid.
             width: Columns of the token grid.
@@ -262,7 +262,7 @@ class LocalFeatures(nn.Module):
         outputs of every token.
 
         Args:
-            tokens: Encoder tokens, (B, N, E).
+            tokens: Encoder tokens in the layers' dtype, (B, N, E).
             last: Tokens of the last decoder block, (B, N, D).
             pixels: (B, M, 2) int64 x, y.
             width: Columns of the token grid.
@@ -288,8 +288,7 @@ class LocalFeatures(nn.Module):
         return raw.unflatten(0, (batch, number))
 
     def _hidden(self, tokens: Tensor, last: Tensor) -> Tensor:
-        dtype = self.fc1.weight.dtype
-        return F.gelu(self.fc1(torch.cat((tokens.to(dtype), last.to(dtype)), -1)))
+        return F.gelu(self.fc1(torch.cat((tokens, last), -1)))
 
 
 class PointAndDescriptorHead(PointHead):
@@ -327,7 +326,9 @@ class PointAndDescriptorHead(PointHead):
         points = super().forward(tokens, extras, height, width, self._wanted_points(want))
         if not want.descriptors:
             return points
-        first, last = tokens[0], tokens[config.dec_depth]
+        dtype = self.head_local_features.fc1.weight.dtype
+        # one dtype and layout, so that the compiled part is compiled once
+        first, last = (tokens[hook].to(dtype).contiguous() for hook in (0, config.dec_depth))
         if want.pixels is None:
             raw = self.head_local_features(first, last, height, width)
         else:
