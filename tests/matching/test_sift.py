@@ -43,7 +43,20 @@ def unit(generator: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "num0, num1", [(0, 5), (5, 0), (1, 1), (1, 2), (2, 1), (7, 3), (257, 130), (131, 401)]
+    "num0, num1",
+    [
+        (0, 5),
+        (5, 0),
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (7, 3),
+        (257, 130),
+        (131, 401),
+        (90, 31),
+        (90, 32),
+        (90, 33),
+    ],
 )
 @pytest.mark.parametrize("max_ratio", [0.8, 1.0])
 def test_blocks_agree_with_plain_search(
@@ -55,7 +68,7 @@ def test_blocks_agree_with_plain_search(
     shared = min(num0, num1) // 2  # half of them really correspond
     noisy = descriptors1[:shared] + 0.05 * generator.normal(size=(shared, 16))
     descriptors0[:shared] = noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
-    monkeypatch.setattr(sift, "_BLOCK_BYTES", 4 * max(num1, 1) * 10)  # 10 rows at a time
+    monkeypatch.setattr(sift, "_BLOCK_ROWS", {"cpu": 10})
     tensors = (torch.from_numpy(d).float() for d in (descriptors0, descriptors1))
     rows, columns, ratios = mutual_ratio_matches(*tensors, max_ratio)
     found = set(zip(rows.tolist(), columns.tolist(), strict=True))
