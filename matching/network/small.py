@@ -197,14 +197,16 @@ class SmallHead(nn.Module):
             (B, H/2, W/2, D + 1), float32; None for what is not wanted.
         """
         # token outputs lie in memory as a channels-last image does
-        x = self.tokens(tokens).unflatten(1, grid).permute(0, 3, 1, 2)
-        x = self.stage8(_join(F.pixel_shuffle(x, 2), skips["skip8"]))
-        x = self.stage4(_join(F.pixel_shuffle(self.to_stage4(x), 2), skips["skip4"]))
+        x = _spread(self.tokens(tokens).unflatten(1, grid), 2).permute(0, 3, 1, 2)
+        x = self.stage8(_join(x, skips["skip8"]))
+        x = _spread(self.to_stage4(x).permute(0, 2, 3, 1), 2).permute(0, 3, 1, 2)
+        x = self.stage4(_join(x, skips["skip4"]))
         points = descriptors = None
         if want.pointmap:
-            points = F.pixel_shuffle(_in_own_precision(self.points, x), 4).permute(0, 2, 3, 1)
+            points = _spread(_in_own_precision(self.points, x).permute(0, 2, 3, 1), 4)
         if want.descriptors:
-            x = self.stage2(_join(F.pixel_shuffle(self.to_stage2(x), 2), skips["skip2"]))
+            x = _spread(self.to_stage2(x).permute(0, 2, 3, 1), 2).permute(0, 3, 1, 2)
+            x = self.stage2(_join(x, skips["skip2"]))
             descriptors = _in_own_precision(self.descriptors, x).permute(0, 2, 3, 1)
         return points, descriptors
 
@@ -213,6 +215,15 @@ def _in_own_precision(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """A last layer stays in float32 when the others are cast, and under autocast."""
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.to(layer.weight.dtype)).float()
+
+
+def _spread(x: Tensor, factor: int) -> Tensor:
+    """Every cell's channels become factor x factor cells: (B, h, w, factor^2 C) -> (B, H, W, C).
+
+    A pixel shuffle that keeps the channels last, in one copy.
+    """
+    cells = x.unflatten(-1, (factor, factor, -1)).transpose(2, 3)  # (B, h, factor, w, factor, C)
+    return cells.flatten(3, 4).flatten(1, 2)
 
 
 def _join(x: Tensor, skip: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from matching.descriptor_grid import (
 )
 from matching.errors import InputError
 from matching.network import NetworkConfig, Want, build_network
-from matching.network.small import SmallNetwork, small_config
+from matching.network.small import SmallNetwork, _spread, small_config
 from matching.training.options import NetworkOptions
 
 
@@ -163,6 +163,17 @@ def test_global_descriptor_is_a_unit_vector_that_ignores_the_order_of_tokens(
     pooled = tiny.global_descriptors(tokens)
     torch.testing.assert_close(pooled.norm(dim=-1), torch.ones(2))
     torch.testing.assert_close(tiny.global_descriptors(tokens.flip(1)), pooled)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_spreading_cells_is_a_pixel_shuffle(factor: int) -> None:
+    x = torch.randn(2, 3, 5, factor * factor * 7)
+    spread = _spread(x, factor)
+    assert spread.shape == (2, 3 * factor, 5 * factor, 7) and spread.is_contiguous()
+    # torch's own has the place inside the cell innermost in its channels
+    inner = x.unflatten(-1, (factor * factor, 7)).transpose(-1, -2).flatten(3)
+    expected = torch.nn.functional.pixel_shuffle(inner.permute(0, 3, 1, 2), factor)
+    torch.testing.assert_close(spread, expected.permute(0, 2, 3, 1))
 
 
 def test_bilinear_reading() -> None:
