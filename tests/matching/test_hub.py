@@ -1,0 +1,233 @@
+"""The model hub, played by a local server of its layout, through the client in a fresh process."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from matching.errors import MissingPackageError
+from matching.hub import download, is_hub_id
+
+pytest.importorskip("huggingface_hub")
+
+REPO = "someone/some-network"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
+CONFIG = b'{"enc_depth": 2}\n'
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves one repository; the tests choose how badly.
+
+    Attributes:
+        mode: "good", "cut" (the weights break off half-way, always), "cut once", "wrong" (other
+            bytes of the same length).
+        requests: What was asked for.
+    """
+
+    mode = "good"
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.requests: list[str] = []
+        self.cuts = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self) -> None:
+        self._serve(body=False)
+
+    def do_GET(self) -> None:
+        self._serve(body=True)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _serve(self, *, body: bool) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+        files = {"config.json": CONFIG, "model.safetensors": WEIGHTS}
+        name = self.path.rpartition("/")[2]
+        known = self.path in {
+            f"/{REPO}/resolve/{revision}/{name}" for revision in ("main", "v1", COMMIT)
+        }
+        if name not in files or not known:
+            self.send_response(404)
+            code = "EntryNotFound" if self.path.startswith(f"/{REPO}/") else "RepoNotFound"
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content = files[name]
+        if name == "config.json":
+            etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        else:
+            etag = hashlib.sha256(content).hexdigest()
+        start = 0
+        wanted = self.headers.get("Range")
+        if wanted:
+            start = int(wanted.removeprefix("bytes=").split("-")[0])
+        self.send_response(206 if wanted else 200)
+        self.send_header("ETag", f'"{etag}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        if name == "model.safetensors":
+            self.send_header("X-Linked-Etag", f'"{etag}"')
+            self.send_header("X-Linked-Size", str(len(content)))
+            if self.server.mode == "wrong":
+                content = bytes(len(content))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        if not body:
+            return
+        rest = content[start:]
+        cut = self.server.mode == "cut" or (self.server.mode == "cut once" and not self.server.cuts)
+        if cut and name == "model.safetensors":
+            self.server.cuts += 1
+            # an answer that resumes gets nothing at all, or the client would get there bit by bit
+            self.wfile.write(b"" if wanted else rest[: len(rest) // 2])
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.close()
+            return
+        self.wfile.write(rest)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+PROGRAM = """
+import json, sys
+from matching.errors import InputError
+from matching.hub import download
+try:
+    folder = download(sys.argv[1], ("config.json", "model.safetensors"))
+    print(json.dumps({"folder": str(folder)}))
+except InputError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+def fetch(cache: Path, endpoint: str, hub_id: str = REPO, *, offline: bool = False) -> Any:
+    """`download` in a process of its own: the client reads its environment when imported."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(cache),
+        "HF_HUB_CACHE": str(cache / "hub"),
+        "HF_HUB_OFFLINE": "1" if offline else "0",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "5",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, hub_id],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def blobs(cache: Path) -> list[Path]:
+    return [p for p in cache.rglob("*") if p.is_file() and "blobs" in p.parts]
+
+
+def test_a_repository_is_fetched_once_and_found_offline(tmp_path: Path, hub: Hub) -> None:
+    folder = Path(fetch(tmp_path, hub.url)["folder"])
+    assert (folder / "config.json").read_bytes() == CONFIG
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    fetched = [request for request in hub.requests if request.startswith("GET")]
+    assert len(fetched) == 2
+    again = fetch(tmp_path, hub.url, offline=True)
+    assert again == {"folder": str(folder)}
+    assert [request for request in hub.requests if request.startswith("GET")] == fetched
+    assert fetch(tmp_path, hub.url, f"{REPO}@v1") == {"folder": str(folder)}
+
+
+def test_what_is_not_there_is_said_in_one_line(tmp_path: Path, hub: Hub) -> None:
+    for hub_id, offline in ((REPO, True), ("someone/else", False), (f"{REPO}@v2", False)):
+        error = fetch(tmp_path, hub.url, hub_id, offline=offline)["error"]
+        assert hub_id in error and "\n" not in error
+        assert "nor could config.json be fetched" in error
+    assert blobs(tmp_path) == []
+
+
+def test_an_interrupted_download_is_resumed(tmp_path: Path, hub: Hub) -> None:
+    hub.mode = "cut once"
+    folder = Path(fetch(tmp_path, hub.url)["folder"])
+    assert hub.cuts == 1
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_download_that_breaks_off_leaves_nothing_to_be_misread(tmp_path: Path, hub: Hub) -> None:
+    hub.mode = "cut"
+    error = fetch(tmp_path, hub.url)["error"]
+    assert "model.safetensors" in error and "\n" not in error
+    assert not any(p.name == "model.safetensors" for p in tmp_path.rglob("*"))
+    assert "error" in fetch(tmp_path, hub.url, offline=True)
+    hub.mode = "good"
+    folder = Path(fetch(tmp_path, hub.url)["folder"])
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_wrong_hash_is_refused_and_removed(tmp_path: Path, hub: Hub) -> None:
+    hub.mode = "wrong"
+    error = fetch(tmp_path, hub.url)["error"]
+    assert "model.safetensors arrived damaged" in error and "was removed" in error
+    assert not any(p.name == "model.safetensors" for p in tmp_path.rglob("*"))
+    assert all(p.stat().st_size < len(WEIGHTS) for p in blobs(tmp_path))
+    hub.mode = "good"
+    folder = Path(fetch(tmp_path, hub.url)["folder"])
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'groundloc\[hub\]'"):
+        download(REPO, ("config.json",))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric", True),
+        ("owner/name@v1.0", True),
+        ("owner/name@refs/pr/3", True),
+        ("name", False),
+        ("weights/official.pth", False),
+        ("weights/model.safetensors", False),
+        ("./folder/name", False),
+        ("../name", False),
+        ("a/b/c", False),
+        ("/absolute/name", False),
+    ],
+)
+def test_what_looks_like_a_hub_id(text: str, expected: bool) -> None:
+    assert is_hub_id(text) is expected
