@@ -16,6 +16,7 @@ from benchmarks.html_report import write_html_report
 from benchmarks.match_cards import HtmlReportOptions
 from benchmarks.rendered_place import PlaceOptions, write_rendered_place
 from benchmarks.report import Report
+from benchmarks.run import map_statistics
 from localize import Localization, Localizer, LocalizerOptions, write_poses, write_results
 from mapping import Map, MapOptions, build_map
 from matching.errors import InputError
@@ -58,7 +59,13 @@ class DemoResult:
     files: Mapping[str, Path]
     seconds: float
 
-    def to_text(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``report.json``, the files and the time, as plain values."""
+        files = {name: str(path) for name, path in self.files.items()}
+        return {**self.report.to_dict(), "files": files, "seconds": self.seconds}
+
+    @property
+    def text(self) -> str:
         """The table for the terminal, and where to look next."""
         page = self.files["report.html"]
         return (
@@ -114,7 +121,7 @@ def run_demo(
     report = dataclasses.replace(
         run.report,
         seconds_map=sum(run.scene.info.seconds.values()),
-        map=_map_statistics(run.scene),
+        map=map_statistics(run.scene),
         options={
             **run.report.options,
             "map": options_as_dict(options.map),
@@ -143,6 +150,7 @@ def run_demo(
         truth=run.truth,
         title=run.title,
         error_unit=run.error_unit,
+        truth_name=run.truth_name,
         options=options.html,
         progress=progress,
     )
@@ -161,6 +169,7 @@ class _Run:
     notes: Sequence[str]
     truth: Mapping[str, pycolmap.Rigid3d] | None = None
     error_unit: str = "m"
+    truth_name: str = "the truth"
 
 
 def _rendered(root: Path, matcher: Matcher, options: DemoOptions, progress: Progress) -> _Run:
@@ -246,27 +255,35 @@ def _own_photos(
             overwrite=True,
             progress=progress,
         )
-        truth = _scaled_poses(reference)
+        poses = _scaled_poses(reference)
         agreement = evaluate(
             results,
-            truth,
+            poses,
             queries=held_out,
             align_map=scene,
             options=EvaluationOptions(metric_truth=False),
         )
     except InputError as error:
-        note = f"No structure from motion of all photos to compare with: {error}"
+        note = f"There is no structure from motion of all photos to compare with: {error}."
         return dataclasses.replace(run, notes=[*notes, note])
+    notes.append(
+        "True poses are not known: errors are differences to a structure from motion of all "
+        "photos, aligned by the map's photos. They show agreement, not truth. Positions are in "
+        "percent of the RMS distance of the cameras from their centre."
+    )
+    unscored = [name for name in held_out if name not in poses]
+    if unscored:
+        notes.append(
+            f"The structure from motion of all photos could not use {len(unscored)} of the "
+            f"held-out ones, which are not compared: {', '.join(unscored)}."
+        )
     return dataclasses.replace(
         run,
-        report=agreement,
-        error_unit="% of the cameras' spread",
-        notes=[
-            *notes,
-            "True poses are not known: errors are differences to a structure from motion of all "
-            "photos, aligned by the map's photos. They show agreement, not truth; positions are "
-            "in percent of the RMS distance of the cameras from their centre.",
-        ],
+        # its own notes say the same in general words
+        report=dataclasses.replace(agreement, notes=[]),
+        error_unit="%",
+        truth_name="a structure from motion of all photos",
+        notes=notes,
     )
 
 
@@ -303,15 +320,6 @@ def _scaled_poses(reference: Map) -> dict[str, pycolmap.Rigid3d]:
     return {
         name: pycolmap.Rigid3d(pose.rotation, pose.translation * (100 / spread))
         for name, pose in poses.items()
-    }
-
-
-def _map_statistics(scene: Map) -> dict[str, Any]:
-    return {
-        "images": len(scene.info.images),
-        "registered": len(scene.image_names),
-        "points": scene.info.num_points3D,
-        "reprojection error (px)": scene.info.mean_reprojection_error_px,
     }
 
 

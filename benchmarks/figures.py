@@ -282,7 +282,7 @@ def _viewpoint(poses: Sequence[pycolmap.Rigid3d], points: FloatArray) -> dict[st
         forward = axes[0, :, 2] - up * (axes[0, :, 2] @ up)
     norm = np.linalg.norm(forward)
     forward = forward / norm if norm > 1e-6 else axes[0, :, 0]
-    eye = -0.95 * forward + 0.3 * np.cross(forward, up) + 0.6 * up
+    eye = -1.15 * forward + 0.35 * np.cross(forward, up) + 0.7 * up
     return {
         "up": dict(zip("xyz", up.tolist(), strict=True)),
         "eye": dict(zip("xyz", eye.tolist(), strict=True)),

@@ -39,7 +39,7 @@ p { margin: 4px 0 12px; max-width: 76ch; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 7px 12px 7px 0; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; font-size: 0.92rem; }
-th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
+th { color: var(--muted); font-weight: 600; vertical-align: bottom; white-space: normal; }
 tbody tr:last-child td { border-bottom: 0; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: var(--card); padding-right: 16px; }

@@ -40,6 +40,7 @@ def write_html_report(
     notes: Sequence[str] = (),
     length_unit: str | None = None,
     error_unit: str = "m",
+    truth_name: str = "the truth",
     options: HtmlReportOptions | None = None,
     progress: Progress = silent,
 ) -> None:
@@ -59,6 +60,7 @@ def write_html_report(
         length_unit: Unit of the map; None means metres for a map with given poses, ``map units``
             for one whose scale is arbitrary.
         error_unit: Unit of the report's translation errors.
+        truth_name: What the poses were compared with, if it was not the truth.
         options: What to draw, see `HtmlReportOptions`.
         progress: Wraps the loop over the drawn queries.
 
@@ -86,8 +88,8 @@ def write_html_report(
     ]
     if report is not None:
         drawings |= _error_figures(report, error_unit)
-        body.append(_accuracy(report))
-    body.append(_query_table(results, scores, error_unit, options))
+        body.append(_accuracy(report, truth_name))
+    body.append(_query_table(results, scores, error_unit, options, report))
     body.append(
         match_cards(
             scene,
@@ -117,13 +119,15 @@ def _heading(
         f"{localized} of {len(results)} photos localized in a map of {len(scene.image_names)} "
         f"photos and {reconstruction.num_points3D():,} points."
     )
+    version = scene.info.groundloc_version
+    tool = "groundloc" if version == "unknown" else f"groundloc {html.escape(version)}"
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return "\n".join(
         [
             f"<h1>{html.escape(title)}</h1>",
             f'<p class="lead">{lead}</p>',
-            *(f"<p>{html.escape(note)}</p>" for note in notes),
-            f'<p class="muted">groundloc {html.escape(scene.info.groundloc_version)} · matcher '
+            *(f"<p>{html.escape(_sentence(note))}</p>" for note in notes),
+            f'<p class="muted">{tool} · matcher '
             f"{html.escape(str(scene.info.matcher['name']))} · {made}</p>",
         ]
     )
@@ -162,7 +166,9 @@ def _error_figures(report: Report, unit: str) -> dict[str, Any]:
     }
 
 
-def _accuracy(report: Report) -> str:
+def _accuracy(report: Report, truth_name: str) -> str:
+    name = html.escape(truth_name)
+    heading = "Accuracy" if truth_name == "the truth" else f"Agreement with {name}"
     recalls = ""
     if report.recall:
         cells = "".join(
@@ -178,9 +184,9 @@ def _accuracy(report: Report) -> str:
             "from their pixels when the estimated camera projects them."
         )
     return (
-        "<h2>Accuracy</h2>"
+        f"<h2>{heading}</h2>"
         '<p class="muted">Share of all photos whose camera is within a position and a rotation '
-        f"error of the truth. A photo without a pose counts as wrong.{vcre}</p>{recalls}"
+        f"error of {name}. A photo without a pose counts as wrong.{vcre}</p>{recalls}"
         f'<div class="pair"><div class="card">{figure_place("figure-translation")}</div>'
         f'<div class="card">{figure_place("figure-rotation")}</div></div>'
     )
@@ -191,11 +197,15 @@ def _query_table(
     scores: Mapping[str, QueryScore],
     unit: str,
     options: HtmlReportOptions,
+    report: Report | None,
 ) -> str:
     factor, shown = (100.0, "cm") if unit == "m" else (1.0, unit)
     heads = ["photo", "result"]
     if scores:
-        heads += [f"position error ({shown})", "rotation error (deg)", "VCRE (px)"]
+        heads += [f"position error ({shown})", "rotation error (deg)"]
+    has_vcre = report is not None and report.median_vcre_px is not None
+    if has_vcre:
+        heads.append("VCRE (px)")
     heads += ["inliers", "matches", "confidence", "focal length (px)", "time (s)"]
     rows = []
     drawn = {result.name for result in drawn_queries(results, options)}
@@ -212,8 +222,9 @@ def _query_table(
             cells += [
                 _cell(None if score is None else _known(score.translation_error_m) * factor),
                 _cell(None if score is None else score.rotation_error_deg),
-                _cell(None if score is None else score.vcre_px),
             ]
+            if has_vcre:
+                cells.append(_cell(None if score is None else score.vcre_px))
         focal = None if result.camera is None else result.camera.mean_focal_length()
         cells += [
             _cell(result.num_inliers, f"{result.num_inliers}"),
@@ -276,6 +287,11 @@ def _cell(value: float | None, text: str | None = None) -> str:
     key = "Infinity" if value is None or not math.isfinite(value) else f"{value:.9g}"
     shown = number(value) if text is None else text
     return f'<td data-value="{key}">{shown}</td>'
+
+
+def _sentence(note: str) -> str:
+    """A note as a sentence."""
+    return note[:1].upper() + note[1:] + ("" if note.endswith((".", "!", "?")) else ".")
 
 
 def _known(error: float | None) -> float:

@@ -120,7 +120,7 @@ def _match_picture(
     photo = _read_or_none(query)
     if photo is None:
         return '<p class="muted">The photo cannot be read.</p>'
-    best = _best_map_photo(scene, result)
+    best = best_map_photo(scene, result)
     partner = None
     if best is not None and map_images is not None:
         partner = _read_map_photo(scene, map_images, best.name)
@@ -148,7 +148,7 @@ def _match_picture(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _MapPhoto:
+class MapPhoto:
     """A map photo with the query's matches that have an observation in it."""
 
     name: str
@@ -156,9 +156,9 @@ class _MapPhoto:
     inlier_mask: NDArray[np.bool_]
 
 
-def _best_map_photo(scene: Map, result: Localization) -> _MapPhoto | None:
+def best_map_photo(scene: Map, result: Localization) -> MapPhoto | None:
     """The retrieved map photo that observes most of the inliers (then: of the matches)."""
-    best: _MapPhoto | None = None
+    best: MapPhoto | None = None
     for name in result.retrieved:
         point_ids = scene.point3D_ids(name)
         rows_with_point = np.flatnonzero(point_ids >= 0)
@@ -175,7 +175,7 @@ def _best_map_photo(scene: Map, result: Localization) -> _MapPhoto | None:
         ):
             continue
         rows = order[places[seen]]
-        best = _MapPhoto(
+        best = MapPhoto(
             name=name,
             matches=Matches(
                 keypoints0=result.points2D[seen].astype(np.float32),
