@@ -18,6 +18,25 @@ _TERRAIN_STEPS = tl.constexpr(56)
 
 
 @triton.jit
+def sine(x):  # type: ignore[no-untyped-def]
+    """sin to 4e-6: the library's, exact for huge arguments too, takes most of the compile time."""
+    r = x * 0.15915494
+    r = r - tl.floor(r + 0.5)
+    r = tl.where(r > 0.25, 0.5 - r, tl.where(r < -0.25, -0.5 - r, r)) * 6.2831853
+    s = r * r
+    return r * (1 - s * (0.16666667 - s * (0.0083333333 - s * (0.0001984127 - s * 2.7557319e-6))))
+
+
+@triton.jit
+def hash_cells(i, j, k, seed):  # type: ignore[no-untyped-def]
+    """raycast.hash_cells."""
+    h = (i * 73856093) ^ (j * 19349663) ^ (k * 83492791) ^ (seed * 265443576)
+    h = (h ^ ((h >> 13) & 0x7FFFF)) * 1274126177
+    h = (h ^ ((h >> 16) & 0xFFFF)) * 668265263
+    return (h ^ ((h >> 15) & 0x1FFFF)) & 0xFFFFFF
+
+
+@triton.jit
 def _guard(d):  # type: ignore[no-untyped-def]
     return tl.where(tl.abs(d) < 1e-9, 1e-9, d)
 
@@ -71,11 +90,7 @@ def _leaf(q0, q1, q2, size, radius, fill, seed):  # type: ignore[no-untyped-def]
     inverse = 1.0 / size
     s0, s1, s2 = q0 * inverse, q1 * inverse, q2 * inverse
     c0, c1, c2 = tl.floor(s0), tl.floor(s1), tl.floor(s2)
-    i, j, k = c0.to(tl.int32), c1.to(tl.int32), c2.to(tl.int32)
-    h = (i * 73856093) ^ (j * 19349663) ^ (k * 83492791) ^ (seed * 265443576)
-    h = (h ^ ((h >> 13) & 0x7FFFF)) * 1274126177
-    h = (h ^ ((h >> 16) & 0xFFFF)) * 668265263
-    h = (h ^ ((h >> 15) & 0x1FFFF)) & 0xFFFFFF
+    h = hash_cells(c0.to(tl.int32), c1.to(tl.int32), c2.to(tl.int32), seed)
     r0 = s0 - (c0 + 0.5 + 0.4 * (_cell_unit(h, 0) - 0.5))
     r1 = s1 - (c1 + 0.5 + 0.4 * (_cell_unit(h, 8) - 0.5))
     r2 = s2 - (c2 + 0.5 + 0.4 * (_cell_unit(h, 16) - 0.5))
@@ -144,9 +159,9 @@ def _facade(  # type: ignore[no-untyped-def]
 @triton.jit
 def _height(x, y, a0, a1, a2, w0, w1, w2):  # type: ignore[no-untyped-def]
     return (
-        a0 * tl.sin(w0 * (0.8 * x + 0.6 * y))
-        + a1 * tl.sin(w1 * (0.28 * x - 0.96 * y) + 1.0)
-        + a2 * tl.sin(w2 * (-0.9 * x - 0.436 * y) + 2.0)
+        a0 * sine(w0 * (0.8 * x + 0.6 * y))
+        + a1 * sine(w1 * (0.28 * x - 0.96 * y) + 1.0)
+        + a2 * sine(w2 * (-0.9 * x - 0.436 * y) + 2.0)
     )
 
 
@@ -168,8 +183,11 @@ def _terrain(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _intersect(row, kind, o0, o1, o2, d0, d1, d2):  # type: ignore[no-untyped-def]
-    """raycast.intersect: o and d in the local frame, row = the primitive's numbers."""
+def _intersect(row, kind, o0, o1, o2, d0, d1, d2, LAND: tl.constexpr):  # type: ignore[no-untyped-def]
+    """raycast.intersect: o and d in the local frame, row = the primitive's numbers.
+
+    ``LAND`` False leaves out terrain, which casts no shadow.
+    """
     h0, h1, h2 = tl.load(row + 12), tl.load(row + 13), tl.load(row + 14)
     p0, p1, p2 = tl.load(row + 16), tl.load(row + 17), tl.load(row + 18)
     p3, p4, p5 = tl.load(row + 19), tl.load(row + 20), tl.load(row + 21)
@@ -209,30 +227,24 @@ def _intersect(row, kind, o0, o1, o2, d0, d1, d2):  # type: ignore[no-untyped-de
         safe = tl.where(usable, near, 0.0)
         leaf = _leaf(o0 + safe * d0, o1 + safe * d1, o2 + safe * d2, p0, p1, p2, seed)
         t = tl.where(usable & leaf, near, t)
-    else:
+    elif LAND:
         t = _terrain(o0, o1, o2, d0, d1, d2, h0, h1, p0, p1, p2, p3, p4, p5)
     return t
 
 
 @triton.jit
-def _trace_kernel(  # type: ignore[no-untyped-def]
-    geometry, cameras, scenes, views, offsets, depth, ids, width, height, count,
-    ROW: tl.constexpr, TILE: tl.constexpr, SAMPLES: tl.constexpr,
+def trace_tile(  # type: ignore[no-untyped-def]
+    first, count, view, cam, x, y, shift_x, shift_y, tile_x, tile_y,
+    ROW: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    across = tl.cdiv(width, TILE)
-    tile_x = (tl.program_id(0) % across) * TILE
-    tile_y = (tl.program_id(0) // across) * TILE
-    image, sample = tl.program_id(1) // SAMPLES, tl.program_id(1) % SAMPLES
-    lane = tl.arange(0, TILE * TILE)
-    x, y = tile_x + lane % TILE, tile_y + lane // TILE
-    cam = cameras + image * 16
+    """First hits of a tile of pixels: depth, primitive and the rays' directions."""
     fx, fy, cx, cy = tl.load(cam), tl.load(cam + 1), tl.load(cam + 2), tl.load(cam + 3)
     r00, r01, r02 = tl.load(cam + 4), tl.load(cam + 5), tl.load(cam + 6)
     r10, r11, r12 = tl.load(cam + 7), tl.load(cam + 8), tl.load(cam + 9)
     r20, r21, r22 = tl.load(cam + 10), tl.load(cam + 11), tl.load(cam + 12)
     ox, oy, oz = tl.load(cam + 13), tl.load(cam + 14), tl.load(cam + 15)
-    px = (x.to(tl.float32) + 0.5 + tl.load(offsets + 2 * sample) - cx) / fx
-    py = (y.to(tl.float32) + 0.5 + tl.load(offsets + 2 * sample + 1) - cy) / fy
+    px = (x.to(tl.float32) + 0.5 + shift_x - cx) / fx
+    py = (y.to(tl.float32) + 0.5 + shift_y - cy) / fy
     dx = px * r00 + py * r10 + r20
     dy = px * r01 + py * r11 + r21
     dz = px * r02 + py * r12 + r22
@@ -254,8 +266,6 @@ def _trace_kernel(  # type: ignore[no-untyped-def]
     uz = (ax * r02 + ay * r12 + r22) * scale
     best = tl.full((TILE * TILE,), _MISS, tl.float32)
     owner = tl.full((TILE * TILE,), -1, tl.int32)
-    first = geometry + tl.load(scenes + image) * count * ROW
-    view = tl.load(views + image)
     for n in range(count):
         row = first + n * ROW
         c0, c1, c2 = tl.load(row) - ox, tl.load(row + 1) - oy, tl.load(row + 2) - oz
@@ -279,40 +289,26 @@ def _trace_kernel(  # type: ignore[no-untyped-def]
                 a00 * dx + a01 * dy + a02 * dz,
                 a10 * dx + a11 * dy + a12 * dz,
                 a20 * dx + a21 * dy + a22 * dz,
+                LAND=True,
             )
             closer = t < best
             best = tl.where(closer, t, best)
             owner = tl.where(closer, n, owner)
-    inside = (x < width) & (y < height)
-    at = (tl.program_id(1).to(tl.int64) * height + y) * width + x
-    tl.store(depth + at, best, mask=inside)
-    tl.store(ids + at, owner, mask=inside)
+    return best, owner, dx, dy, dz
 
 
 @triton.jit
-def _shadow_kernel(  # type: ignore[no-untyped-def]
-    geometry, scenes, views, keys, points, active, shadow, width, height, count,
-    ROW: tl.constexpr, TILE: tl.constexpr, SAMPLES: tl.constexpr,
-):  # fmt: skip
-    across = tl.cdiv(width, TILE)
-    image = tl.program_id(1) // SAMPLES
-    lane = tl.arange(0, TILE * TILE)
-    x = (tl.program_id(0) % across) * TILE + lane % TILE
-    y = (tl.program_id(0) // across) * TILE + lane // TILE
-    inside = (x < width) & (y < height)
-    at = (tl.program_id(1).to(tl.int64) * height + y) * width + x
-    on = tl.load(active + at, mask=inside, other=0) != 0
+def shadow_tile(first, count, view, key, px, py, pz, on, ROW: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Which of a tile's points (where ``on``) have something between them and the key light."""
     dark = on & (on == 0)
     number = tl.sum(on.to(tl.int32))
     if number > 0:
-        px = tl.load(points + at * 3, mask=on, other=0.0)
-        py = tl.load(points + at * 3 + 1, mask=on, other=0.0)
-        pz = tl.load(points + at * 3 + 2, mask=on, other=0.0)
         share = 1.0 / number.to(tl.float32)
-        mx, my, mz = tl.sum(px) * share, tl.sum(py) * share, tl.sum(pz) * share
+        mx = tl.sum(tl.where(on, px, 0.0)) * share
+        my = tl.sum(tl.where(on, py, 0.0)) * share
+        mz = tl.sum(tl.where(on, pz, 0.0)) * share
         ex, ey, ez = px - mx, py - my, pz - mz
         spread = tl.sqrt(tl.max(tl.where(on, ex * ex + ey * ey + ez * ez, 0.0)))
-        key = keys + image * 4
         kx, ky, kz, kw = tl.load(key), tl.load(key + 1), tl.load(key + 2), tl.load(key + 3)
         # the axis of the tube
         ux, uy, uz = kx - kw * mx, ky - kw * my, kz - kw * mz
@@ -324,8 +320,6 @@ def _shadow_kernel(  # type: ignore[no-untyped-def]
         inverse = 1.0 / tl.maximum(reach, 1e-9)
         dx, dy, dz = dx * inverse, dy * inverse, dz * inverse
         reach = tl.where(kw > 0, reach, _MISS)
-        first = geometry + tl.load(scenes + image) * count * ROW
-        view = tl.load(views + image)
         for n in range(count):
             row = first + n * ROW
             c0, c1, c2 = tl.load(row), tl.load(row + 1), tl.load(row + 2)
@@ -351,8 +345,53 @@ def _shadow_kernel(  # type: ignore[no-untyped-def]
                     a00 * dx + a01 * dy + a02 * dz,
                     a10 * dx + a11 * dy + a12 * dz,
                     a20 * dx + a21 * dy + a22 * dz,
+                    LAND=False,
                 )
                 dark = dark | ((t < reach) & on)
+    return dark
+
+
+@triton.jit
+def _trace_kernel(  # type: ignore[no-untyped-def]
+    geometry, cameras, scenes, views, depth, ids, width, height, count,
+    ROW: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    across = tl.cdiv(width, TILE)
+    tile_x = (tl.program_id(0) % across) * TILE
+    tile_y = (tl.program_id(0) // across) * TILE
+    image = tl.program_id(1)
+    lane = tl.arange(0, TILE * TILE)
+    x, y = tile_x + lane % TILE, tile_y + lane // TILE
+    best, owner, _, _, _ = trace_tile(
+        geometry + tl.load(scenes + image) * count * ROW, count, tl.load(views + image),
+        cameras + image * 16, x, y, 0.0, 0.0, tile_x, tile_y, ROW, TILE,
+    )  # fmt: skip
+    inside = (x < width) & (y < height)
+    at = (image.to(tl.int64) * height + y) * width + x
+    tl.store(depth + at, best, mask=inside)
+    tl.store(ids + at, owner, mask=inside)
+
+
+@triton.jit
+def _shadow_kernel(  # type: ignore[no-untyped-def]
+    geometry, scenes, views, keys, points, active, shadow, width, height, count,
+    ROW: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    across = tl.cdiv(width, TILE)
+    image = tl.program_id(1)
+    lane = tl.arange(0, TILE * TILE)
+    x = (tl.program_id(0) % across) * TILE + lane % TILE
+    y = (tl.program_id(0) // across) * TILE + lane // TILE
+    inside = (x < width) & (y < height)
+    at = (image.to(tl.int64) * height + y) * width + x
+    on = tl.load(active + at, mask=inside, other=0) != 0
+    px = tl.load(points + at * 3, mask=on, other=0.0)
+    py = tl.load(points + at * 3 + 1, mask=on, other=0.0)
+    pz = tl.load(points + at * 3 + 2, mask=on, other=0.0)
+    dark = shadow_tile(
+        geometry + tl.load(scenes + image) * count * ROW, count, tl.load(views + image),
+        keys + image * 4, px, py, pz, on, ROW,
+    )  # fmt: skip
     tl.store(shadow + at, dark.to(tl.int8), mask=inside)
 
 
@@ -377,33 +416,28 @@ def trace(
     scenes: torch.Tensor,
     views: torch.Tensor,
     cameras: torch.Tensor,
-    offsets: torch.Tensor,
     image_size: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """First hits of all pixels of I images with S samples each.
+    """First hits at the pixel centres of I images.
 
     Args:
         geometry: `Scenes.geometry`, (B, N, NUM_GEOMETRY) float32, contiguous.
         scenes: Scene of each image, (I,) int32.
         views: 0 or 1 for each image, (I,) int32.
         cameras: From `pack_cameras`, (I, 16).
-        offsets: Positions of the samples about the pixel's centre, (S, 2) float32 pixels.
         image_size: (width, height).
 
     Returns:
-        depth (I, S, H, W) float32, inf for a miss; primitive (I, S, H, W) int32, -1 for a miss.
+        depth (I, H, W) float32, inf for a miss; primitive (I, H, W) int32, -1 for a miss.
     """
     width, height = image_size
-    images, samples = len(cameras), len(offsets)
-    shape = (images, samples, height, width)
+    shape = (len(cameras), height, width)
     depth = torch.empty(shape, device=geometry.device, dtype=torch.float32)
     ids = torch.empty(shape, device=geometry.device, dtype=torch.int32)
-    tiles = triton.cdiv(width, TILE) * triton.cdiv(height, TILE)
-    if images and tiles:
-        _trace_kernel[(tiles, images * samples)](
-            geometry, cameras, scenes, views, offsets, depth, ids, width, height,
-            geometry.shape[1], ROW=NUM_GEOMETRY, TILE=TILE, SAMPLES=samples, num_warps=4,
-        )  # fmt: skip
+    _trace_kernel[tile_grid(image_size, len(cameras))](
+        geometry, cameras, scenes, views, depth, ids, width, height, geometry.shape[1],
+        ROW=NUM_GEOMETRY, TILE=TILE, num_warps=4,
+    )  # fmt: skip
     return depth, ids
 
 
@@ -422,18 +456,22 @@ def shadowed(
         scenes: (I,) int32.
         views: (I,) int32.
         keys: Key lights, homogeneous, (I, 4) float32, contiguous.
-        points: Starts of the shadow rays, (I, S, H, W, 3) float32, contiguous.
-        active: Points to test, (I, S, H, W) bool, contiguous.
+        points: Starts of the shadow rays, (I, H, W, 3) float32, contiguous.
+        active: Points to test, (I, H, W) bool, contiguous.
 
     Returns:
-        (I, S, H, W) bool, False where not active.
+        (I, H, W) bool, False where not active.
     """
-    images, samples, height, width = active.shape
+    images, height, width = active.shape
     shadow = torch.empty(active.shape, device=geometry.device, dtype=torch.int8)
-    tiles = triton.cdiv(width, TILE) * triton.cdiv(height, TILE)
-    if images and tiles:
-        _shadow_kernel[(tiles, images * samples)](
-            geometry, scenes, views, keys, points, active, shadow, width, height,
-            geometry.shape[1], ROW=NUM_GEOMETRY, TILE=TILE, SAMPLES=samples, num_warps=4,
-        )  # fmt: skip
+    _shadow_kernel[tile_grid((width, height), images)](
+        geometry, scenes, views, keys, points, active, shadow, width, height,
+        geometry.shape[1], ROW=NUM_GEOMETRY, TILE=TILE, num_warps=4,
+    )  # fmt: skip
     return shadow.bool()
+
+
+def tile_grid(image_size: tuple[int, int], images: int) -> tuple[int, int]:
+    """Programs of a kernel that works on the tiles of images."""
+    width, height = image_size
+    return triton.cdiv(width, TILE) * triton.cdiv(height, TILE), images

@@ -94,6 +94,11 @@ def toward_key(light: torch.Tensor, points: torch.Tensor) -> tuple[torch.Tensor,
     return offset * torch.rsqrt(squared.clamp_min(1e-12)), falloff
 
 
+def sky_lod(bank: TextureBank) -> float:
+    """Mip level of clouds and reflections: as if all textures had 128 pixels."""
+    return max(0.0, math.log2(bank.size / 128))
+
+
 def sky_color(light: torch.Tensor, direction: torch.Tensor, bank: TextureBank) -> torch.Tensor:
     """Radiance from a unit direction (P, 3): gradient, sun disc, clouds; ground from below."""
     up = direction[:, 2:3]
@@ -104,7 +109,7 @@ def sky_color(light: torch.Tensor, direction: torch.Tensor, bank: TextureBank) -
         light[:, CLOUDS],
         direction[:, 0] * flat[:, 0] * 0.2,
         direction[:, 1] * flat[:, 0] * 0.2,
-        torch.full_like(up[:, 0], max(0.0, math.log2(bank.size / 128))),
+        torch.full_like(up[:, 0], sky_lod(bank)),
     )
     cover = light[:, CLOUD_WEIGHT : CLOUD_WEIGHT + 1]
     color = color * (1 + cover * (4 * clouds - 1)).clamp_min(0.05)
@@ -131,7 +136,7 @@ def albedo(
     u, v = u + material[:, OFFSET_U] + jitter, v + material[:, OFFSET_V] + jitter * 1.618
     lod = torch.log2((footprint / scale * bank.size).clamp_min(1e-3))
     color = bank.sample(material[:, TEXTURE], u, v, lod)
-    over = material[:, OVERLAY_SCALE]
+    over = torch.where(material[:, OVERLAY_SCALE] > 0, material[:, OVERLAY_SCALE], 1.0)
     lod = torch.log2((footprint / over * bank.size).clamp_min(1e-3))
     second = bank.sample(
         material[:, OVERLAY],

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from matching.training.compiling import compiled
 from matching.training.geometry import constant
 
 BLUR_RADIUS = 4  # pixels; half the window of motion blur and defocus
@@ -83,14 +82,11 @@ def develop(
     motion = motion * (uniform() < 0.25).float()
     kernels = _blur_kernels(focus, motion, uniform(high=math.pi))
     white = torch.randn(radiance.shape, generator=generator, device=device)
-    before, after = _before_blur, _after_blur
-    if device.type == "cuda":
-        before, after = compiled(before), compiled(after)
-    exposed = before(radiance, settings)
+    exposed = _before_blur(radiance, settings)
     radius = (BLUR_RADIUS,) * 4
     flat = F.pad(exposed.reshape(1, -1, height, width), radius, mode="replicate")
     blurred = F.conv2d(flat, kernels, groups=3 * count).reshape(radiance.shape)
-    return after(blurred, white, settings, jpeg_tables(device))
+    return _after_blur(blurred, white, settings, jpeg_tables(device))
 
 
 class _Settings(NamedTuple):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from matching.training.raycast import hash_cells
 from matching.training.world import (
     AXES,
     CENTER,
@@ -32,8 +33,8 @@ class Surface(NamedTuple):  # a tuple, so that torch.compile traces through it
 
 
 def _cell_number(i: torch.Tensor, j: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    x = torch.sin(i * 12.9898 + j * 78.233 + k * 37.719) * 43.7585
-    return x - torch.floor(x)
+    h = hash_cells(i.to(torch.int32), j.to(torch.int32), k.to(torch.int32), 1)
+    return h.float() * (1.0 / 16777216.0)
 
 
 def surface_at(rows: torch.Tensor, points: torch.Tensor, directions: torch.Tensor) -> Surface:
@@ -93,9 +94,9 @@ def surface_at(rows: torch.Tensor, points: torch.Tensor, directions: torch.Tenso
     # points inside the box are in a recess; which wall it belongs to is the nearest in the grid
     fx = _facade_cell(y, z, hy, hz, params)
     fy = _facade_cell(x, z, hx, hz, params)
-    deep = (kind == _FACADE) & (torch.minimum(gap[:, 0], gap[:, 1]) > 1e-3 * 2)
-    deep = deep & (gap[:, 2] > 2e-3)
-    in_x = deep & (gap[:, 0] <= params[:, 4] + 2e-3) & (gap[:, 0] <= gap[:, 1])
+    deep = (kind == _FACADE) & (torch.minimum(gap[:, 0], gap[:, 1]) > 2e-4)
+    deep = deep & (gap[:, 2] > 2e-4)
+    in_x = deep & (gap[:, 0] <= params[:, 4] + 2e-4) & (gap[:, 0] <= gap[:, 1])
     cs = torch.where(in_x, fx[0], fy[0])
     cz = torch.where(in_x, fx[1], fy[1])
     s, depth_in = torch.where(in_x, y, x), torch.where(in_x, gap[:, 0], gap[:, 1])

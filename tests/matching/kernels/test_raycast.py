@@ -65,7 +65,6 @@ def compare(device: str) -> None:
             scene.int().to(device),
             view.int().to(device),
             kernels.pack_cameras(K.expand(3, 3, 3), pose.expand(3, 4, 4)).to(device),
-            torch.zeros(1, 2, device=device),
             (WIDTH, HEIGHT),
         )
     )
@@ -73,23 +72,23 @@ def compare(device: str) -> None:
     d = ray_directions(K, pose, torch.stack([x, y], -1).float() + 0.5)
     origin = camera_center(pose)
     keys = torch.tensor([[0.3, 0.5, 0.8, 0.0], [0.5, -1.0, 4.0, 1.0], [-0.6, 0.2, 0.7, 0.0]])
-    starts = torch.zeros(3, 1, HEIGHT, WIDTH, 3)
-    expected = torch.zeros(3, 1, HEIGHT, WIDTH, dtype=torch.bool)
+    starts = torch.zeros(3, HEIGHT, WIDTH, 3)
+    expected = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.bool)
     active = torch.rand(expected.shape, generator=torch.Generator().manual_seed(0)) < 0.9
     for i in range(3):
         primitives = raycast.Primitives(scenes.geometry[int(scene[i])], int(view[i]))
         t, twin = raycast.trace(primitives, origin, d, raycast.cone_cull(origin, d))
         # the order of roundings differs (fused multiply-adds): a ray along an edge may go to the
         # neighbour, everywhere else both see the same
-        same = twin == ids[i, 0]
+        same = twin == ids[i]
         assert float(same.float().mean()) > 0.99
         assert len(twin.unique()) >= 5
         hit = same & (twin >= 0)
-        torch.testing.assert_close(depth[i, 0][hit], t[hit], rtol=2e-5, atol=1e-5)
-        starts[i, 0] = origin + 0.97 * torch.where(twin >= 0, t, 1.0)[..., None] * d
-        active[i, 0] &= twin >= 0
-        expected[i, 0] = raycast.shadowed(
-            primitives, starts[i, 0], torch.full_like(twin, -1), active[i, 0], keys[i]
+        torch.testing.assert_close(depth[i][hit], t[hit], rtol=2e-5, atol=1e-5)
+        starts[i] = origin + 0.97 * torch.where(twin >= 0, t, 1.0)[..., None] * d
+        active[i] &= twin >= 0
+        expected[i] = raycast.shadowed(
+            primitives, starts[i], torch.full_like(twin, -1), active[i], keys[i]
         )
     dark = kernels.shadowed(
         scenes.geometry.to(device),

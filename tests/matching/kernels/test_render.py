@@ -1,0 +1,103 @@
+"""The rendering kernel against the renderer in plain torch."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from matching.training.builder import Place, PlaceBuilder
+from matching.training.cameras import look_at
+from matching.training.light import light_row
+from matching.training.render import SAMPLE_OFFSETS, render_image
+from matching.training.world import WINDOW, Kind
+
+WIDTH, HEIGHT = 20, 16
+
+
+def place(open_air: bool) -> Place:
+    """Every kind of primitive with gloss, overlays, emission and windows that differ."""
+    b = PlaceBuilder(1, texture_size=16)
+    brick, noise, glass = b.texture("bricks"), b.texture("noisy"), b.texture("glass")
+    dull = b.material(brick, 0.7, overlay=noise, overlay_weight=0.5, overlay_scale=1.9)
+    shiny = b.material(noise, 0.5, gloss=0.4, tint=(1.2, 0.9, 0.7), emission=0.1)
+    pane = b.material(glass, 0.5, gloss=0.2, cell_jitter=0.7)
+    b.add(Kind.TERRAIN, (0, 0, -2), (30, 30, 2), dull, params=(0.3, 0.2, 0.05, 9, 5, 2)) if (
+        open_air
+    ) else b.add(Kind.ROOM, (0, 0, 0), (9, 9, 5), dull)
+    b.add(Kind.BOX, (1.2, 0, 0), (0.5, 0.4, 0.6), shiny, yaw=0.4)
+    b.add(Kind.ELLIPSOID, (-1, 0.5, 0.3), (0.7, 0.5, 0.4), shiny, pitch=0.3)
+    b.add(Kind.CYLINDER, (0, -0.6, 0.5), (0.3, 0.4, 0.8), dull, roll=0.3)
+    b.add(
+        Kind.FACADE, (0, 3, 0.5), (2, 0.6, 2), dull, yaw=0.2, faces={WINDOW: pane},
+        params=(0.9, 0.9, 0.3, 0.25, 0.2),
+    )  # fmt: skip
+    b.add(Kind.PANEL, (0.2, -2, 0), (0.9, 0.8, 0), shiny, roll=1.5, params=(2, 0.3, 0.3))
+    leaf = b.material(noise, 0.3, cell_jitter=0.8)
+    b.add(Kind.BUSH, (1.5, 0.6, 1.2), (0.7, 0.7, 0.6), leaf, params=(0.25, 0.5, 0.8, 3))
+    return b.build()
+
+
+LIGHTS = (
+    light_row(key=(0.3, -0.5, 0.8, 0), haze_density=0.02, clouds=1, cloud_weight=0.5),
+    light_row(
+        key=(0.5, -2.0, 3.0, 1), key_color=(9, 8, 6), clouds=1,
+        lamps=((-2.0, -1.0, 2.0, 3.0, 2.0, 1.0), (2.0, 1.0, 1.0, 0.5, 0.5, 1.0)),
+    ),
+)  # fmt: skip
+
+
+def compare(device: str) -> None:
+    """Radiance, depth, ids and normals of two places in two lights."""
+    from matching.kernels import raycast, render
+
+    K = torch.tensor([[19.0, 0, 9.7], [0, 19.0, 8.2], [0, 0, 1]])
+    pose = torch.from_numpy(look_at(np.array([0.4, -4.5, 0.9]), np.array([0.1, 0.0, 0.3]))).float()
+    for open_air, light in zip((True, False), LIGHTS, strict=True):
+        own = place(open_air)
+        one = torch.zeros(1, dtype=torch.int32, device=device)
+        radiance, depth, ids, normals = (
+            x.cpu()
+            for x in render.render(
+                own.scenes.geometry.to(device), own.scenes.materials.to(device), one, one,
+                raycast.pack_cameras(K[None], pose[None]).to(device), light[None].to(device),
+                torch.tensor(SAMPLE_OFFSETS[:1], device=device),
+                own.bank.texels.to(device).view(torch.int32)[:, 0], own.bank.size, own.bank.count,
+                0.0, (WIDTH, HEIGHT),
+            )
+        )  # fmt: skip
+        twin = render_image(
+            own.scenes, 0, 0, K, pose, (WIDTH, HEIGHT), light, own.bank, antialias=False
+        )
+        same = twin.ids == ids
+        assert float(same.float().mean()) > 0.99
+        hit = same & (ids >= 0)
+        assert len(ids.unique()) >= 6
+        torch.testing.assert_close(depth[hit], twin.depth[hit], rtol=2e-5, atol=1e-5)
+        # rays along an edge of a face, a texel or a shadow may fall on the other side of it
+        turned = (normals - twin.normals).abs().amax(-1)[same]
+        assert float((turned > 1e-3).float().mean()) < 0.02
+        error = ((radiance - twin.radiance).abs() / (0.05 + twin.radiance)).amax(-1)[same]
+        assert float((error > 0.02).float().mean()) < 0.03
+        assert float(error.median()) < 1e-3
+        assert float(twin.radiance.std()) > 0.05
+
+
+def test_interpreted_kernel_agrees_with_its_twin() -> None:
+    """In a process of its own: Triton decides at import whether it interprets."""
+    pytest.importorskip("triton", reason="needs triton: pip install triton")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {__name__} as test; test.compare('cpu')"],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.gpu
+def test_kernel_agrees_with_its_twin() -> None:
+    compare("cuda")
