@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import groundloc
 from matching import InputError, load_matcher
 from matching.checkpoint import (
     convert_checkpoint,
@@ -22,7 +24,9 @@ from matching.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from matching.mast3r import Mast3rMatcher, Mast3rOptions
 from matching.network import NetworkConfig, PairNetwork, build_network
+from tests import golden_adapter
 from tests.matching.matcher_suite import textured
 
 # DUSt3R with a linear head, small enough to write in no time
@@ -138,27 +142,49 @@ def golden_formats(
     """The small golden MASt3R as official file, hub folder and safetensors."""
     folder = tmp_path_factory.mktemp("golden")
     pth = write_pth(folder / "official.pth", golden_state, SMALL)
+    command = ["weights", "convert", str(pth)]
+    assert groundloc.main([*command, str(folder / "hub")]) == 0
+    assert groundloc.main([*command, str(folder / "single.safetensors")]) == 0
     return {
         "pth": pth,
-        "folder": convert_checkpoint(pth, folder / "hub"),
-        "safetensors": convert_checkpoint(pth, folder / "single.safetensors"),
+        "folder": folder / "hub",
+        "safetensors": folder / "single.safetensors",
     }
 
 
 @pytest.mark.parametrize("kind", ["pth", "folder", "safetensors"])
-def test_matching_with_a_checkpoint_of_each_format(
-    golden_formats: dict[str, Path], kind: str
+def test_command_line_matches_with_a_checkpoint_of_each_format(
+    golden_formats: dict[str, Path],
+    golden_state: dict[str, Tensor],
+    tmp_path: Path,
+    kind: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = {"long_side_px": 64, "min_confidence": 0.0}
-    matcher = load_matcher(str(golden_formats[kind]), options=options)
-    image = textured(48, 64)
-    matches = matcher.match(image, image[:, ::-1].copy())
-    reference = load_matcher(str(golden_formats["pth"]), options=options)
-    expected = reference.match(image, image[:, ::-1].copy())
-    assert matcher.fingerprint == reference.fingerprint
-    assert len(matches) > 0
-    np.testing.assert_array_equal(matches.keypoints0, expected.keypoints0)
-    np.testing.assert_array_equal(matches.keypoints1, expected.keypoints1)
+    for name, image in (("a.png", textured(48, 64)), ("b.png", textured(64, 48, seed=1))):
+        Image.fromarray(image).save(tmp_path / name)
+    capsys.readouterr()
+    command = ["match", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--json"]
+    command += ["--matcher", str(golden_formats[kind])]
+    for option in ("long_side_px=64", "min_confidence=0"):
+        command += ["--set", f"matcher.{option}"]
+    assert groundloc.main(command) == 0
+    got = json.loads(capsys.readouterr().out)
+    # the same from the weights that were never in a file
+    matcher = Mast3rMatcher(
+        golden_adapter.small_network(golden_state),
+        name="golden",
+        fingerprint="none",
+        options=Mast3rOptions(long_side_px=64, min_confidence=0),
+    )
+    expected = matcher.match(tmp_path / "a.png", tmp_path / "b.png")
+    assert got["num_matches"] == len(expected) > 0
+    np.testing.assert_array_equal(got["keypoints0"], expected.keypoints0)
+    np.testing.assert_array_equal(got["keypoints1"], expected.keypoints1)
+
+
+def test_a_map_made_with_one_format_serves_the_others(golden_formats: dict[str, Path]) -> None:
+    prints = {load_matcher(str(path)).fingerprint for path in golden_formats.values()}
+    assert len(prints) == 1
 
 
 def test_a_shared_tensor_may_have_either_name_or_both(
