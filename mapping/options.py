@@ -48,7 +48,7 @@ class RetrievalOptions:
     num_clusters: int = 64  # visual words of the vocabulary (fewer on tiny maps)
     local_dim: int = 64  # local descriptors are reduced to this many whitened dimensions
     global_dim: int = 1024  # dimensions kept of the aggregated descriptor (fewer on small maps)
-    num_training_descriptors: int = 200_000  # sampled over all photos for the vocabulary
+    num_training_descriptors: int = 50_000  # sampled over all photos for the vocabulary
     max_exact: int = 50_000  # photos up to which the index is exact; an IVF index beyond
     num_probes: int = 32  # inverted lists visited per query of an IVF index
 
@@ -84,7 +84,8 @@ class ReconstructionOptions:
     min_triangulation_angle_deg: float = 1.5  # points seen under a smaller angle are dropped
     max_reprojection_error_px: float = 4.0  # observations further off are dropped
     keep_two_view_points: bool = False  # points seen by two photos only
-    refine_principal_point: bool = False  # of cameras whose intrinsics are not given
+    # of cameras whose intrinsics are not given and that took at least 5 photos of the map
+    refine_principal_point: bool = True
     # more threads are faster on large maps, but then the last digits differ from run to run
     num_threads: int = 1
 

@@ -20,6 +20,7 @@ FloatArray = NDArray[np.float32]
 
 # whitening n descriptors with n - 1 components makes all of them equally similar
 _MIN_IMAGES_PER_COMPONENT = 4
+_MIN_GLOBAL_DIM = 16
 _MIN_DESCRIPTORS_PER_CLUSTER = 32
 
 
@@ -81,9 +82,9 @@ class GlobalDescriber:
         """VLAD with intra-normalisation and signed square root, (K * d,) of unit norm."""
         reduced = _unit((local - self.local_mean) @ self.local_projection)  # (N, d)
         words = _nearest(reduced, self.centroids)
-        sums = np.zeros(self.centroids.shape, np.float64)
-        np.add.at(sums, words, reduced - self.centroids[words])
-        cells = _unit(sums.astype(np.float32))
+        # sums of residuals per word as one product, much faster than scattered additions
+        members = (words[None] == np.arange(len(self.centroids))[:, None]).astype(np.float32)
+        cells = _unit(members @ reduced - members.sum(1, keepdims=True) * self.centroids)
         return _unit((np.sign(cells) * np.sqrt(np.abs(cells))).ravel())
 
     def arrays(self) -> dict[str, FloatArray]:
@@ -109,20 +110,22 @@ def train_describer(
     mean, projection = _whitening(sample, min(options.local_dim, sample.shape[1]))
     reduced = _unit((sample - mean) @ projection)
     num_clusters = min(options.num_clusters, max(1, len(reduced) // _MIN_DESCRIPTORS_PER_CLUSTER))
-    kmeans = faiss.Kmeans(reduced.shape[1], num_clusters, niter=20, seed=SEED, verbose=False)
+    kmeans = faiss.Kmeans(reduced.shape[1], num_clusters, niter=15, seed=SEED, verbose=False)
     kmeans.cp.min_points_per_centroid = 1  # silences a warning on stdout for tiny maps
     kmeans.train(reduced)
     empty = np.zeros(0, np.float32)
     describer = GlobalDescriber(
         mean, projection, np.array(kmeans.centroids), empty, np.zeros((0, 0), np.float32)
     )
+    if min(options.global_dim, num_images // _MIN_IMAGES_PER_COMPONENT) < _MIN_GLOBAL_DIM:
+        return describer  # too few photos to learn a projection from
     # a sample of the photos bounds memory and time on large maps
     step = max(1, num_images // (10 * options.global_dim))
     aggregated = np.array([describer.describe(local_of(i)) for i in range(0, num_images, step)])
     aggregated = aggregated[np.abs(aggregated).sum(1) > 0]
     dim = min(options.global_dim, len(aggregated) // _MIN_IMAGES_PER_COMPONENT)
-    if dim < 16 or aggregated.shape[1] <= dim:
-        return describer  # too few photos to learn a projection from
+    if dim < _MIN_GLOBAL_DIM or aggregated.shape[1] <= dim:
+        return describer
     global_mean, global_projection = _whitening(aggregated, dim)
     return GlobalDescriber(mean, projection, describer.centroids, global_mean, global_projection)
 
@@ -149,7 +152,7 @@ def _sample_descriptors(
 def _whitening(rows: FloatArray, dim: int) -> tuple[FloatArray, FloatArray]:
     """Mean (D,) and projection (D, dim) to the leading components with unit variance."""
     mean = rows.mean(axis=0, dtype=np.float64)
-    centred = rows - mean
+    centred = rows - mean.astype(np.float32)
     if len(rows) >= rows.shape[1]:
         values, vectors = np.linalg.eigh(centred.T @ centred / len(rows))
     else:  # the small Gram matrix has the same leading components

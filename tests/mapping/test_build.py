@@ -1,12 +1,14 @@
 """Tests of `mapping/build.py`: whole maps of a world with known truth."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from mapping import Map, MapOptions, ReconstructionOptions, build_map
 from matching import InputError
 from tests.mapping.conftest import Place
-from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher
+from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher, FakeWorld
 
 
 def test_known_poses_stay_exactly_as_they_are(place: Place, posed_map: Map) -> None:
@@ -49,6 +51,21 @@ def test_unknown_intrinsics(place: Place, tmp_path, method) -> None:
     # the guess is 1.2 x 640 = 768 px, the truth 600 px
     assert abs(scene.camera(scene.image_names[0]).mean_focal_length() - 600) < 30
     assert place.world.centre_error(scene.reconstruction, place.names) < 0.1
+
+
+def test_principal_point_is_found(tmp_path: Path) -> None:
+    world = FakeWorld()
+    world.camera.params = [600, 600, 334, 231]  # 14 and 9 px off the middle
+    names = world.write_photos(tmp_path / "photos")
+    for refine, tolerance in ((True, 2.0), (False, 20.0)):
+        options = MapOptions(reconstruction=ReconstructionOptions(refine_principal_point=refine))
+        path = tmp_path / f"map{refine}"
+        matcher = FakeMatcher(world, noise_px=0.05)
+        scene = build_map(tmp_path / "photos", path, matcher, options=options)
+        camera = scene.camera(names[1])
+        found = np.array([camera.principal_point_x, camera.principal_point_y])
+        assert np.abs(found - [334, 231]).max() < tolerance
+    assert found.tolist() == [320, 240]
 
 
 @pytest.mark.parametrize("posed", [True, False])
