@@ -118,8 +118,9 @@ def spread_inliers(
 
 def pose_confidence(
     *,
+    num_inliers: int,
     support: float,
-    chance: float,
+    chance: int,
     num_outliers: int,
     rival_support: float = 0.0,
     relative_std: float = 0.0,
@@ -127,21 +128,22 @@ def pose_confidence(
     """Combine the evidence for a pose to a number that ranks right poses above wrong ones.
 
     Args:
-        support: Spread inliers (`spread_inliers`).
-        chance: What wrong matches may reach (`inliers_by_chance`).
+        num_inliers: Distinct keypoints that the pose explains.
+        support: The same weighted by their spread (`spread_inliers`).
+        chance: Inliers that wrong matches may reach (`inliers_by_chance`).
         num_outliers: Matches that the pose does not explain.
         rival_support: Spread inliers of the best pose at another place; a tie means a coin toss.
         relative_std: Standard deviation of the pose: of the rotation in radians, or of the
             position over the median depth, whichever is larger; inf if undetermined.
 
     Returns:
-        In [0, 1).
+        In [0, 1); 0 only where chance alone explains the inliers.
     """
-    evidence = max(support - chance, 0.0)
+    beyond_chance = max(1 - chance / max(num_inliers, 1), 0.0)
+    evidence = support * beyond_chance
     if evidence == 0 or not math.isfinite(relative_std):
         return 0.0
     sure = evidence / (evidence + _HALF_SURE + _OUTLIER_WEIGHT * num_outliers)
-    rival = max(rival_support - chance, 0.0)
-    unrivalled = evidence / (evidence + rival)
+    unrivalled = evidence / (evidence + rival_support * beyond_chance)
     precise = 1 / (1 + (relative_std / _IMPRECISE) ** 2)
     return sure * unrivalled * precise

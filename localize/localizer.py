@@ -35,6 +35,9 @@ class LocalizerOptions:
     """Settings of `Localizer`."""
 
     top_k: int = 10  # map photos that a query is matched with
+    # inliers with which the matcher's quick encoding of a query is enough; with fewer the full one
+    # is tried as well (0: only the full one is used)
+    quick_min_inliers: int = 500
     min_shared_points: int = 5  # map points two photos share to show the same place
     lift: LiftOptions = field(default_factory=LiftOptions)
     pnp: PnPOptions = field(default_factory=PnPOptions)
@@ -75,6 +78,7 @@ class Localizer:
         self.scene.check_matcher(self.matcher)
         self.options = options or LocalizerOptions()
         self._upright = bool(self.scene.info.options["apply_exif_orientation"])
+        self._quick = self.matcher.quick() if self.options.quick_min_inliers > 0 else None
 
     def localize(
         self,
@@ -102,10 +106,10 @@ class Localizer:
         name = name or ("query" if path is None else str(path))
         timings: dict[str, float] = {}
         with _timed(timings, "encode"):
-            view = self.matcher.encode(self._photo(image))
-        return self._localize_view(
-            view, query_camera(path, view.image_size, camera, name), name, timings
-        )
+            view = (self._quick or self.matcher).encode(self._photo(image))
+        known = query_camera(path, view.image_size, camera, name)
+        result = self._localize_view(view, known, name, timings)
+        return self._without_doubt(result, image, known, timings)
 
     def localize_all(
         self,
@@ -133,7 +137,7 @@ class Localizer:
         without = [q.name for q in queries if q.camera is None]
         if 0 < len(without) < len(queries):
             logger.warning("%d photos without a given camera, e.g. %s", len(without), without[0])
-        views = self.matcher.encode_many(self._photo(q.path) for q in queries)
+        views = (self._quick or self.matcher).encode_many(self._photo(q.path) for q in queries)
         results: dict[str, Localization] = {}
         for query in progress(queries, "localize", total=len(queries)):
             timings: dict[str, float] = {}
@@ -148,8 +152,25 @@ class Localizer:
             except InputError as error:
                 results[query.name] = _failed(query.name, str(error), None, timings)
                 continue
-            results[query.name] = self._localize_view(view, camera, query.name, timings)
+            result = self._localize_view(view, camera, query.name, timings)
+            results[query.name] = self._without_doubt(result, query.path, camera, timings)
         return results
+
+    def _without_doubt(
+        self,
+        result: Localization,
+        image: ImageLike,
+        camera: QueryCamera,
+        timings: dict[str, float],
+    ) -> Localization:
+        """The result, or that of the full encoding where the quick one left doubts."""
+        sure = result.success and result.num_inliers >= self.options.quick_min_inliers
+        if self._quick is None or sure:
+            return result
+        with _timed(timings, "encode"):
+            view = self.matcher.encode(self._photo(image))
+        again = self._localize_view(view, camera, result.name, timings)
+        return result if result.confidence > again.confidence else again
 
     def _photo(self, image: ImageLike) -> ImageLike:
         """The photo, read as the map read its own: upright, or as it is stored."""
@@ -232,6 +253,7 @@ class Localizer:
             reason = f"the {num_inliers} inliers do not determine the pose"
             return _failed(name, reason, camera, timings, retrieved, best.matches, inlier_mask)
         confidence = pose_confidence(
+            num_inliers=best.num_explained,
             support=best.support,
             chance=chance,
             num_outliers=len(best.matches) - num_inliers,

@@ -194,6 +194,7 @@ def _judge(
         num_inliers=num_inliers,
         num_matches=len(matches),
         confidence=pose_confidence(
+            num_inliers=num_inliers,
             support=spread_inliers(pixels0, mask, (camera0.width, camera0.height)),
             chance=chance,
             num_outliers=len(matches) - num_inliers,

@@ -92,6 +92,13 @@ class Matcher(ABC):
         """The view with only some of its keypoints, in the order of ``rows`` (M,)."""
         return replace(view, keypoints=view.keypoints[rows])
 
+    def quick(self) -> "Matcher | None":
+        """A matcher with a cheaper encoding that this matcher's encodings can be matched with.
+
+        It makes the first attempt at a query; None if there is no such encoding.
+        """
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Plain values that identify the matcher: stored in ``map.json`` and in reports.
 

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,17 +69,19 @@ def test_spread_counts_crowds_less() -> None:
 
 
 def test_confidence_follows_the_evidence() -> None:
-    base = {"support": 100.0, "chance": 10, "num_outliers": 100}
+    base: dict[str, Any] = {"num_inliers": 150, "support": 100.0, "chance": 10, "num_outliers": 100}
     sure = pose_confidence(**base)
     assert 0.5 < sure < 1
-    assert pose_confidence(**base | {"support": 300.0}) > sure
+    assert pose_confidence(**base | {"support": 140.0}) > sure
     assert pose_confidence(**base | {"num_outliers": 3000}) < sure
-    assert pose_confidence(**base | {"chance": 50}) < sure
+    assert pose_confidence(**base | {"chance": 100}) < sure
     assert pose_confidence(**base, relative_std=0.02) == pytest.approx(sure / 2)
     assert pose_confidence(**base, relative_std=math.inf) == 0
     # a tie between two places is a coin toss
     assert pose_confidence(**base, rival_support=100.0) == pytest.approx(sure / 2)
-    assert pose_confidence(**base, rival_support=10.0) == sure
-    assert pose_confidence(**base | {"support": 10.0}) == 0
+    assert pose_confidence(**base, rival_support=10.0) == pytest.approx(sure * 10 / 11)
+    assert pose_confidence(**base | {"chance": 150}) == 0
+    assert pose_confidence(**base | {"chance": 149}) > 0
     # never tied at the top: the order of the surest still counts
-    assert pose_confidence(**base | {"support": 1e5}) < pose_confidence(**base | {"support": 2e5})
+    many, more = ({"num_inliers": n, "support": n / 2} for n in (10**5, 2 * 10**5))
+    assert pose_confidence(**base | many) < pose_confidence(**base | more) < 1

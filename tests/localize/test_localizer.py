@@ -190,6 +190,50 @@ def test_confidence_ranks_right_above_wrong(scene: FakeMap) -> None:
     assert (above > 0).mean() + 0.5 * (above == 0).mean() > 0.99
 
 
+class QuickMatcher(TruthMatcher):
+    """Its quick encoding keeps every third keypoint; counts what is encoded in full."""
+
+    full_encodings = 0
+
+    def quick(self) -> TruthMatcher:
+        return TruthMatcher(
+            {
+                n: self.at_keypoints(v, np.arange(0, len(v.keypoints), 3))
+                for n, v in self.queries.items()
+            }
+        )
+
+    def encode_image(self, image: np.ndarray) -> View:
+        self.full_encodings += 1
+        return super().encode_image(image)
+
+
+@pytest.mark.parametrize(("enough", "full_encodings"), [(0, 2), (150, 0), (500, 2)])
+def test_the_full_encoding_follows_a_doubtful_quick_one(
+    scene: FakeMap, folder: Path, enough: int, full_encodings: int
+) -> None:
+    view, truth = query_view(scene, np.random.default_rng(1))
+    matcher = QuickMatcher({1: view})
+    options = LocalizerOptions(quick_min_inliers=enough)
+    loc = Localizer(scene, matcher, options=options)  # type: ignore[arg-type]
+    alone = loc.localize(folder / "one.png", make_camera())
+    listed = loc.localize_all([folder / "one.png"], {str(folder / "one.png"): make_camera()})
+    assert matcher.full_encodings == full_encodings
+    for result in (alone, *listed.values()):
+        assert result.cam_from_world is not None
+        assert pose_errors(result.cam_from_world, truth)[0] < 0.02
+        assert (result.num_matches > 500) == (full_encodings > 0)
+
+
+def test_a_failed_quick_attempt_is_repeated(scene: FakeMap) -> None:
+    view, _ = query_view(scene, np.random.default_rng(1))
+    few = make_view(view.keypoints[:30], view.arrays["ids"][:30])
+    matcher = QuickMatcher({1: few})  # the quick encoding has 10 keypoints, too few
+    assert Localizer(scene, matcher).localize(photo_of(1), make_camera()).success  # type: ignore[arg-type]
+    black = Localizer(scene, matcher).localize(photo_of(0))  # type: ignore[arg-type]
+    assert "no retrieved image" in black.reason
+
+
 def test_the_same_query_gives_the_same_result(scene: FakeMap) -> None:
     view, _ = query_view(scene, np.random.default_rng(1))
     loc = localizer(scene, {1: view}, outliers=0.6)

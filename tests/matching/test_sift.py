@@ -121,3 +121,18 @@ def test_load_matcher_errors() -> None:
         load_matcher("sift", options={"max_ratio": 1.5})
     with pytest.raises(InputError, match="unknown device"):
         load_matcher("sift", device="toaster")
+
+
+def test_quick_encodings_match_full_ones(matcher: Matcher) -> None:
+    image = textured(300, 400)
+    full, quick = matcher, matcher.quick()
+    assert quick is not None
+    assert quick.fingerprint != full.fingerprint  # its views must never enter a map
+    assert quick.quick() is None
+    view, small = full.encode_image(image), quick.encode_image(image)
+    assert 0 < len(small.keypoints) < len(view.keypoints)
+    matches = full.match_views(small, view)
+    # the larger blobs of the full encoding come back where they are
+    assert len(matches) > 0.5 * len(small.keypoints)
+    distances = np.linalg.norm(matches.keypoints0 - matches.keypoints1, axis=1)
+    assert np.median(distances) < 0.1
