@@ -62,7 +62,7 @@ def test_map_of_rendered_walls(tmp_path: Path) -> None:
         )
         image = render(camera.calibration_matrix(), pose)
         Image.fromarray(image).save(tmp_path / "photos" / name, quality=92)
-    matcher = load_matcher("sift")
+    matcher = load_matcher("sift", options={"max_num_features": 800})
     posed = build_map(tmp_path / "photos", tmp_path / "posed", matcher, known_poses=model)
     points = posed.points3D(sorted(posed.reconstruction.points3D))
     distances = np.minimum(np.abs(points[:, 2]), np.abs(points[:, 0] - 2))
