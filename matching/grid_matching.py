@@ -6,6 +6,7 @@ neighbours themselves are those of `matching.reciprocal`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from matching.reciprocal import (
     dense_matches,
     iterated_matches,
     nearest_neighbours,
+    refine_subpixel,
     seeded_matches,
 )
 
@@ -33,13 +35,14 @@ class Grid:
         vectors: Larger dot products are better matches, (h, w, D). NaN never matches.
         confidence: (h, w).
         stride: Image pixels per cell; cell (i, j) covers pixels from stride * i, stride * j on.
-        smooth: Unit descriptors that vary smoothly, so that matches can lie between cells.
+        placing: How matches get between the cells: "peak" fits the similarity around a cell,
+            "window" averages it as networks trained for that want it, "none" keeps the centre.
     """
 
     vectors: Tensor
     confidence: Tensor
     stride: int = 1
-    smooth: bool = True
+    placing: Literal["none", "peak", "window"] = "peak"
 
     def confidence_at(self, cells: Tensor) -> Tensor:
         """Confidence of cells (M, 2) x, y."""
@@ -92,7 +95,7 @@ def free_matches(
         dense: All of them, instead of those reached from a grid of seeds.
         step_px: Distance of the seeds, pixels.
         border_px: Matches this close to an image border are dropped, pixels.
-        subpixel: Place the points of image 1 between cells where the grid is smooth.
+        subpixel: Place the points of image 1 between its cells.
     """
     if dense:
         found = dense_matches(grid0.vectors, grid1.vectors)
@@ -125,8 +128,8 @@ def matches_from_points(
         grids0: Images 0.
         grids1: Images 1.
         tolerance_px: A point has to come back closer than this, pixels; 0: to its own cell.
-        subpixel: Place the points of image 1 between cells where the grid is smooth, looking
-            for what is at the exact point and not at its cell's centre.
+        subpixel: Place the points of image 1 between its cells, looking for what is at the exact
+            point of image 0 and not at its cell's centre.
     """
     placed = [_cells(points, grid) for points, grid in zip(points0, grids0, strict=True)]
     found = seeded_matches(
@@ -181,11 +184,18 @@ def _cells(points: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
 
 def _place(grid0: Grid, exact0: Tensor, grid1: Grid, cells1: Tensor, subpixel: bool) -> Tensor:
     """Pixels in image 1 of places in image 0 (in cells) that were matched to ``cells1``."""
-    if not (subpixel and grid0.smooth and grid1.smooth) or not len(cells1):
+    if not subpixel or grid1.placing == "none" or not len(cells1):
         return cells_to_pixels(cells1, grid1.stride)
     there = sample_bilinear(grid0.vectors[None], exact0[None])[0]
-    refined = refine_positions(F.normalize(there.float(), dim=-1), grid1.vectors, cells1)
-    return cells_to_pixels(refined, grid1.stride)
+    vectors = F.normalize(there.float(), dim=-1)
+    if grid1.placing == "window":
+        return cells_to_pixels(refine_positions(vectors, grid1.vectors, cells1), grid1.stride)
+    # in a map of one row no cell has neighbours above, so that side is not moved, and of the two
+    # half steps that make one displacement only that in image 1 is taken: it is doubled
+    row = torch.arange(len(vectors), device=vectors.device)
+    pixels0 = torch.stack((row, torch.zeros_like(row)), 1)
+    _, moved = refine_subpixel(vectors[None], grid1.vectors, pixels0, cells1)
+    return cells_to_pixels(2 * (moved - 0.5) - cells1, grid1.stride)
 
 
 def _scores(grid0: Grid, cells0: Tensor, grid1: Grid, cells1: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ class Mast3rOptions:
     min_confidence: float | None = None
     border_px: int = 3  # free matches this close to a border are dropped, network pixels
     max_matches: int = 0  # keep only so many of the best per pair; 0: all
-    subpixel: bool = True  # place matches between the descriptor grid's cells
+    # place matches between the cells of the descriptor grid; none: if the network is trained for it
+    subpixel: bool | None = None
     symmetric: bool = False  # also decode in the other order and join both sets of free matches
     engine: EngineOptions = field(default_factory=EngineOptions)
 
@@ -109,6 +110,9 @@ class Mast3rMatcher(Matcher):
         published = _MIN_DESCRIPTOR_CONFIDENCE if self.config.desc_dim else _MIN_POINT_CONFIDENCE
         given = self.options.min_confidence
         self.min_confidence = published if given is None else given
+        self._trained_to_place = network.config.architecture == "GroundlocSmall"
+        asked = self.options.subpixel
+        self._subpixel = self._trained_to_place if asked is None else asked
 
     @staticmethod
     def load(
@@ -317,15 +321,16 @@ class Mast3rMatcher(Matcher):
                 *(points0, points1),
                 *(confidence0 >= self.min_confidence, confidence1 >= self.min_confidence),
             )
-            grids0.append(Grid(vectors=lifted0, confidence=confidence0, smooth=False))
-            grids1.append(Grid(vectors=lifted1, confidence=confidence1, smooth=False))
+            grids0.append(Grid(vectors=lifted0, confidence=confidence0, placing="none"))
+            grids1.append(Grid(vectors=lifted1, confidence=confidence1, placing="none"))
         return grids0, grids1
 
     def _descriptor_grids(self, prediction: Prediction) -> list[Grid]:
         vectors, confidence = prediction.descriptors, prediction.descriptor_confidence
         assert vectors is not None and confidence is not None
+        placing: Literal["window", "peak"] = "window" if self._trained_to_place else "peak"
         return [
-            Grid(vectors=v, confidence=c, stride=self._stride)
+            Grid(vectors=v, confidence=c, stride=self._stride, placing=placing)
             for v, c in zip(vectors, confidence, strict=True)
         ]
 
@@ -335,7 +340,7 @@ class Mast3rMatcher(Matcher):
         """Matches of one view with each of several others, given what to compare."""
         options = self.options
         from_points = partial(
-            matches_from_points, tolerance_px=options.pixel_tol_px, subpixel=options.subpixel
+            matches_from_points, tolerance_px=options.pixel_tol_px, subpixel=self._subpixel
         )
         points = self._network_points(view)
         found: dict[int, GridMatches] = {}
@@ -359,7 +364,7 @@ class Mast3rMatcher(Matcher):
                     dense=options.dense,
                     step_px=options.grid_step_px,
                     border_px=options.border_px,
-                    subpixel=options.subpixel,
+                    subpixel=self._subpixel,
                 )
             elif there is None:
                 (found[row],) = from_points([points], [grid0], [grid1])

@@ -18,6 +18,7 @@ from matching.mast3r import Mast3rMatcher, Mast3rOptions
 from matching.matcher import Matcher
 from matching.network import NetworkConfig, PairNetwork, build_network
 from matching.network.engine import EngineOptions
+from matching.network.small import small_config
 from tests import golden_adapter
 from tests.matching.matcher_suite import MatcherSuite, textured
 
@@ -159,10 +160,20 @@ def test_matches_at_the_keypoints_of_the_map(matcher: Matcher, view: View) -> No
     assert np.median(error) < 1.0
 
 
-def test_without_subpixel_matches_lie_on_cells(twin_network: PairNetwork, view: View) -> None:
-    matches = matcher_of(twin_network, subpixel=False).match(view, keypoints_of(view, 50))
-    cells = (matches.keypoints0 - [0, 4]) / 2 - 0.5
+def test_subpixel_matches_lie_beside_their_cells(twin_network: PairNetwork, view: View) -> None:
+    asked = keypoints_of(view, 50)
+    found = {}
+    for subpixel in (False, True):
+        matches = matcher_of(twin_network, subpixel=subpixel).match(view, asked)
+        assert matches.indices1 is not None
+        found[subpixel] = matches.keypoints0[np.argsort(matches.indices1)]
+    cells = (found[False] - [0, 4]) / 2 - 0.5
     np.testing.assert_allclose(cells, np.round(cells), atol=1e-5)
+    moved = np.abs(found[True] - found[False])
+    assert 0 < moved.max() <= 2.001, "by one cell at most"
+    default = matcher_of(twin_network).match(view, asked)
+    assert default.indices1 is not None
+    np.testing.assert_array_equal(default.keypoints0[np.argsort(default.indices1)], found[False])
 
 
 def test_keypoints_on_either_side_or_both(matcher: Matcher, view: View) -> None:
@@ -287,3 +298,23 @@ def test_networks_without_descriptors_match_points(
 def test_bad_options(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(values)) if len(values) == 1 else "trained"):
         Mast3rOptions(**values)
+
+
+# ------------------------------------------------------------------------- groundloc's own model
+
+
+def test_a_network_of_a_coarser_descriptor_grid(photo: np.ndarray) -> None:
+    """Its skip features are stored beside the tokens, its matches lie between its cells."""
+    torch.manual_seed(0)
+    network = build_network(small_config()).eval()
+    matcher = matcher_of(network, long_side_px=128)
+    view = matcher.encode(photo)
+    extras = set(view.arrays) - {"tokens", "frame"}
+    assert extras and all(view.arrays[name].dtype == np.float16 for name in extras)
+    for matches in (matcher.match(view, view), matcher.match(view, keypoints_of(view, 40))):
+        assert len(matches) > 0
+        for points in (matches.keypoints0, matches.keypoints1):
+            assert (points >= 0).all() and (points <= [224, 168]).all()
+    half = Mast3rOptions(long_side_px=128, engine=EngineOptions(precision="bfloat16"))
+    cast = Mast3rMatcher(network, name="small", fingerprint="f", options=half)
+    assert cast.encode(photo).arrays["tokens"].dtype == np.float16

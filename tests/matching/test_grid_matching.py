@@ -1,0 +1,148 @@
+"""Matches between grids against a plain search over all pairs of cells."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from matching.grid_matching import (
+    Grid,
+    free_matches,
+    matches_between_points,
+    matches_from_points,
+)
+
+
+def smooth_grid(height: int, width: int, stride: int, *, shift: float = 0.0) -> Grid:
+    """Unit vectors that turn slowly with the place, shifted by pixels along x."""
+    y = (torch.arange(height) + 0.5) * stride
+    x = (torch.arange(width) + 0.5) * stride + shift
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    waves = [
+        torch.sin(f * (x * np.cos(a) + y * np.sin(a)) + p)
+        for f, a, p in np.random.default_rng(0).uniform([0.02, 0, 0], [0.12, 6.28, 6.28], (24, 3))
+    ]
+    vectors = torch.nn.functional.normalize(torch.stack(waves, -1), dim=-1).float()
+    confidence = 1 + torch.rand(height, width, generator=torch.Generator().manual_seed(1))
+    return Grid(vectors=vectors, confidence=confidence, stride=stride)
+
+
+def nearest(a: Tensor, b: Tensor) -> np.ndarray:
+    """Row of ``b`` with the largest dot product for each row of ``a``, one at a time."""
+    return np.array([int((b.double() @ row).argmax()) for row in a.double()], np.int64)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dense", [True, False])
+def test_free_matches_are_mutual_and_off_the_border(stride: int, dense: bool) -> None:
+    grid0, grid1 = smooth_grid(24, 31, stride), smooth_grid(22, 28, stride, shift=3.0 * stride)
+    found = free_matches(
+        grid0, grid1, dense=dense, step_px=4 * stride, border_px=2 * stride, subpixel=False
+    )
+    flat0, flat1 = grid0.vectors.flatten(0, 1), grid1.vectors.flatten(0, 1)
+    forth, back = nearest(flat0, flat1), nearest(flat1, flat0)
+    mutual = {(i, int(j)) for i, j in enumerate(forth) if back[j] == i}
+    cells0 = (found.points0 / stride - 0.5).long()
+    cells1 = (found.points1 / stride - 0.5).long()
+    got = set(
+        zip(
+            (cells0[:, 1] * 31 + cells0[:, 0]).tolist(),
+            (cells1[:, 1] * 28 + cells1[:, 0]).tolist(),
+            strict=True,
+        )
+    )
+    inner = {
+        (i, j)
+        for i, j in mutual
+        if 2 <= i % 31 < 29 and 2 <= i // 31 < 22 and 2 <= j % 28 < 26 and 2 <= j // 28 < 20
+    }
+    assert len(got) == len(found.scores) > 10
+    assert got == inner if dense else got <= inner
+    expected = grid0.confidence_at(cells0) * grid1.confidence_at(cells1)
+    torch.testing.assert_close(found.scores.square(), expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("placing", ["none", "peak", "window"])
+def test_points_are_found_between_the_cells(stride: int, placing: Any) -> None:
+    """What lies at x in image 0 lies 3.4 cells earlier in image 1."""
+    shift = 3.4 * stride
+    grid0, grid1 = (
+        replace(smooth_grid(30, 40, stride, shift=by), placing=placing) for by in (0.0, shift)
+    )
+    points = torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
+    points = points * torch.tensor([28.0, 22.0]) * stride + torch.tensor([8.0, 4.0]) * stride
+    errors = {}
+    for subpixel in (False, True):
+        (found,) = matches_from_points(
+            [points], [grid0], [grid1], tolerance_px=2.0 * stride, subpixel=subpixel
+        )
+        assert found.rows0 is not None and len(found.rows0) > 190
+        torch.testing.assert_close(found.points0, points[found.rows0])
+        there = found.points0 - torch.tensor([shift, 0.0])
+        errors[subpixel] = float((found.points1 - there).norm(dim=1).median()) / stride
+    assert 0.2 < errors[False] < 0.6
+    if placing == "peak":
+        assert errors[True] < 0.05
+    elif placing == "window":
+        # flat for these slow waves: networks are trained to make it peaked
+        assert errors[True] < errors[False]
+    else:
+        assert errors[True] == errors[False]
+
+
+def test_points_outside_and_pairs_without_points() -> None:
+    grid0, grid1 = smooth_grid(12, 16, 2), smooth_grid(12, 16, 2)
+    outside = torch.tensor([[-0.1, 3.0], [5.0, 24.1], [32.5, 1.0], [7.0, 7.0], [31.9, 23.9]])
+    found, none = matches_from_points(
+        [outside, torch.zeros(0, 2)], [grid0] * 2, [grid1] * 2, tolerance_px=0, subpixel=True
+    )
+    assert found.rows0 is not None and found.rows0.tolist() == [3, 4]
+    assert none.rows0 is not None and len(none.rows0) == len(none.scores) == 0
+    assert matches_from_points([], [], [], tolerance_px=5, subpixel=True) == []
+
+
+def test_a_point_has_to_come_back_within_the_tolerance() -> None:
+    """In image 1 two places look like cell 2 of image 0, whose twin is cell 5."""
+    vectors0, vectors1 = torch.zeros(1, 8, 8), torch.zeros(1, 4, 8)
+    vectors0[0, torch.arange(8), torch.arange(8)] = 1
+    vectors0[0, 5, 2] = 2  # cell 5 outshines cell 2 in what cell 2 shows
+    vectors1[0, 1, 2] = 1
+    vectors1[0, 3, 7] = 1
+    ones = torch.ones(1, 8)
+    grid0 = Grid(vectors=vectors0, confidence=ones)
+    grid1 = Grid(vectors=vectors1, confidence=ones[:, :4])
+    points = torch.tensor([[2.5, 0.5], [7.5, 0.5]])
+    kept = {}
+    for tolerance in (0.0, 3.0, 3.5):
+        (found,) = matches_from_points(
+            [points], [grid0], [grid1], tolerance_px=tolerance, subpixel=False
+        )
+        assert found.rows0 is not None
+        kept[tolerance] = found.rows0.tolist()
+    assert kept == {0.0: [1], 3.0: [1], 3.5: [0, 1]}  # it returns three pixels away: not closer
+
+
+def test_between_points_are_the_mutual_ones() -> None:
+    grid0, grid1 = smooth_grid(20, 25, 2), smooth_grid(20, 25, 2, shift=6.0)
+    g = torch.Generator().manual_seed(2)
+    points0 = torch.rand(60, 2, generator=g) * torch.tensor([54.0, 44.0]) - 2
+    points1 = torch.rand(45, 2, generator=g) * torch.tensor([50.0, 40.0])
+    found = matches_between_points(points0, points1, grid0, grid1)
+    inside = ((points0 >= 0) & (points0 < torch.tensor([50.0, 40.0]))).all(1)
+
+    def read(points: Tensor, grid: Grid) -> Tensor:
+        cells = (points / 2 - 0.5).round().long()
+        return grid.vectors[cells[:, 1], cells[:, 0]]
+
+    rows0 = torch.nonzero(inside)[:, 0]
+    first, second = read(points0[rows0], grid0), read(points1, grid1)
+    forth, back = nearest(first, second), nearest(second, first)
+    expected = [(int(rows0[i]), int(j)) for i, j in enumerate(forth) if back[j] == i]
+    assert found.rows0 is not None and found.rows1 is not None
+    assert list(zip(found.rows0.tolist(), found.rows1.tolist(), strict=True)) == expected
+    nothing = matches_between_points(points0[:0], points1, grid0, grid1)
+    assert len(nothing.scores) == 0
