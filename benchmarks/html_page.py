@@ -90,7 +90,7 @@ for (const [id, figure] of Object.entries(FIGURES)) {
   const place = document.getElementById(id);
   const eye = figure.layout.scene?.camera?.eye;
   if (eye && place.clientWidth < place.clientHeight)  // step back, or the sides are cut off
-    for (const axis of "xyz") eye[axis] *= 1.45;
+    for (const axis of "xyz") eye[axis] *= 1.7;
   Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displaylogo: false,
     displayModeBar: Boolean(eye), modeBarButtons: [["resetCameraDefault3d"]] })
     .then(() => Plotly.relayout(place, theme()));

@@ -117,13 +117,13 @@ def _match_picture(
     map_images: PathLike | None,
     options: HtmlReportOptions,
 ) -> str:
-    photo = _read_or_none(query)
+    photo = _read(scene, query)
     if photo is None:
         return '<p class="muted">The photo cannot be read.</p>'
     best = best_map_photo(scene, result)
     partner = None
     if best is not None and map_images is not None:
-        partner = _read_map_photo(scene, map_images, best.name)
+        partner = _read(scene, Path(map_images) / best.name)
     if best is None or partner is None:
         why = (
             "No matches to draw."
@@ -200,7 +200,7 @@ def _retrieved(
     parts = []
     for rank, name in enumerate(result.retrieved[: options.max_retrieved_drawn], start=1):
         if name not in thumbnails:
-            photo = _read_map_photo(scene, map_images, name)
+            photo = _read(scene, Path(map_images) / name)
             thumbnails[name] = None
             if photo is not None:
                 picture = Image.fromarray(photo)
@@ -226,20 +226,16 @@ def anchor(name: str) -> str:
     return "photo-" + base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
 
 
-def _read_map_photo(scene: Map, map_images: PathLike, name: str) -> NDArray[np.uint8] | None:
-    """A photo of the map, turned as it was when the map was made."""
-    upright = bool(scene.info.options["apply_exif_orientation"])
-    return _read_or_none(Path(map_images) / name, apply_exif_orientation=upright)
+def _read(scene: Map, path: PathLike | None) -> NDArray[np.uint8] | None:
+    """A photo, turned as localization turned it; None if it cannot be read.
 
-
-def _read_or_none(
-    path: PathLike | None, *, apply_exif_orientation: bool = True
-) -> NDArray[np.uint8] | None:
-    """A photo for the report, None where there is none: a report is no reason to fail a run."""
+    A photo that has moved since is no reason to fail a run that is otherwise done.
+    """
     if path is None:
         return None
+    upright = bool(scene.info.options["apply_exif_orientation"])
     try:
-        return read_image(path, apply_exif_orientation=apply_exif_orientation)
+        return read_image(path, apply_exif_orientation=upright)
     except InputError:
         return None
 

@@ -13,6 +13,8 @@ from matching.images import read_image
 from matching.matcher import ImageLike
 from matching.types import Matches
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 # Scores run from blue over green to yellow: even in lightness, readable by the colour-blind, and
 # apart from the outliers' red, which also differ in their end marks.
@@ -196,7 +198,7 @@ def _add_legend(
 ) -> Image.Image:
     """The canvas with a strip below: names, counts and what the colours mean."""
     font_px = max(11, round(canvas.width / 95))
-    font = ImageFont.load_default(font_px)
+    font = _font("".join(captions), font_px)
     line_px, margin = round(font_px * 1.7), round(font_px * 0.7)
     summary = f"{len(matches)} matches"
     if inlier_mask is not None:
@@ -237,11 +239,22 @@ def _add_legend(
     return picture
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
+def _font(text: str, size_px: int) -> Font:
+    """Pillow's own font, which knows ASCII only; for other names one of the system, if any."""
+    if not text.isascii():
+        for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"):
+            try:
+                return ImageFont.truetype(name, size_px)
+            except OSError:
+                continue
+    return ImageFont.load_default(size_px)
+
+
+def _shortened(text: str, font: Font, room: float) -> str:
     """The text, with its middle replaced by dots if it is wider than the room."""
     short = text
     keep = len(text)
     while keep > 2 and font.getlength(short) > room:
         keep -= 1
-        short = text[: keep // 2] + "…" + text[len(text) - (keep - keep // 2) :]
+        short = text[: keep // 2] + "..." + text[len(text) - (keep - keep // 2) :]
     return short

@@ -129,3 +129,10 @@ def test_score_colors_cover_the_range_and_survive_odd_scores() -> None:
     same = score_colors(np.full(4, 0.3))
     assert (same == same[0]).all()
     assert score_colors(np.array([np.nan, np.inf, 1.0])).shape == (3, 3)
+
+
+def test_names_beyond_ascii_do_not_stop_a_picture() -> None:
+    image = grey_photo(320, 240)
+    for caption in ("ä b.jpg", "写真.jpg", "x" * 500, ""):
+        picture = draw_matches(image, image, Matches.empty(), captions=(caption, caption))
+        assert picture.width == 900 * 2 + 6
