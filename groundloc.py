@@ -602,6 +602,7 @@ def _configure_logging(arguments: argparse.Namespace) -> None:
         format="%(levelname)s: %(message)s",
         level=logging.WARNING if arguments.quiet else logging.INFO,
     )
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it reports how it was compiled
 
 
 if __name__ == "__main__":
