@@ -1,7 +1,7 @@
 """Times the neural engine: encode, pairs, one query against stored encodings.
 
-    python -m benchmarks.speed.network --device cuda --matcher naver/MASt3R_...
-    python -m benchmarks.speed.network --device cpu --threads 2 --repeats 3
+    python benchmarks/speed/network.py --device cuda --matcher naver/MASt3R_...
+    python benchmarks/speed/network.py --device cpu --threads 2 --repeats 3
 
 Without ``--matcher`` the network is MASt3R ViT-L with seeded random weights: time does not depend
 on their values. Accuracy of half precision does; it is reported for whatever weights are used.

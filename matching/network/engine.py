@@ -15,10 +15,10 @@ from matching.network.model import Encoding, PairNetwork
 from matching.network.prediction import EVERYTHING, Prediction, Want
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_MAX_BATCH = 64  # larger batches are no faster on any GPU tried
-# peak bytes per image pixel beside the outputs, measured on float32 and rounded up: the blocks,
-# the point maps' convolutions at full resolution, the descriptors' hidden layer
-_BLOCK_BYTES, _POINT_BYTES, _DESCRIPTOR_BYTES = 200, 1800, 500
+_MAX_BATCH = 64  # sixteen pairs fill the largest GPUs
+# peak bytes per image pixel with the outputs: the blocks, the point maps' convolutions at full
+# resolution, the descriptors' hidden layer; everything together took 570 in float32 on a GPU
+_BLOCK_BYTES, _POINT_BYTES, _DESCRIPTOR_BYTES = 100, 450, 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class EngineOptions:
     # arithmetic of the matrix products; "auto": bfloat16 on GPUs, float32 on CPUs
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     # GPUs only: "graphs" replays recorded launches from the second call of a shape on; "compile"
-    # also fuses the small operations, compiled once for all shapes at the first call, in half a
-    # minute; "auto": graphs on GPUs, none on CPUs
+    # also fuses the small operations, compiled once for all sizes in the first calls, in less than
+    # a minute; "auto": graphs on GPUs, none on CPUs
     acceleration: Literal["auto", "none", "graphs", "compile"] = "auto"
     max_batch: int = 0  # images or pairs computed at a time; 0: as many as fit in free memory
 

@@ -42,6 +42,16 @@ class GraphCache:
             inputs: The same kinds of things, on the GPU.
         """
         given = _tensors(inputs)
+        with torch.cuda.device(given[0].device):  # streams and graphs belong to one GPU
+            return self._run(key, function, inputs, given)
+
+    def _run(
+        self,
+        key: Hashable,
+        function: Callable[..., Any],
+        inputs: tuple[Any, ...],
+        given: list[Tensor],
+    ) -> Any:
         key = (key, *((tuple(t.shape), t.dtype) for t in given))
         recording = self._recordings.get(key)
         if recording is None:
