@@ -45,9 +45,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(folder, world)
 
 
+class SlicingMatcher(FakeMatcher):
+    """A fake matcher whose views can be cut down to some keypoints, as the localizer does."""
+
+    def at_keypoints(self, view: View, rows: NDArray[np.int64]) -> View:
+        arrays = {**view.arrays, "rows": view.arrays["rows"][rows]}
+        return replace(super().at_keypoints(view, rows), arrays=arrays)
+
+
 @pytest.fixture
 def matcher(place: Place) -> FakeMatcher:
-    return FakeMatcher(place.world)
+    return SlicingMatcher(place.world)
 
 
 # ---------------------------------------------------------------- lists and folders
