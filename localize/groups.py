@@ -1,7 +1,7 @@
 """Candidates for the pose: one per group of retrieved photos that see the same place."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pycolmap
@@ -32,11 +32,13 @@ class Candidate:
         matches: The 2D-3D matches it was estimated from.
         points3D: Their points in the map's frame, (M, 3).
         pose: Its pose, with the error of every match.
+        known_camera: Whether the focal length was known before the pose.
     """
 
     matches: Correspondences
     points3D: NDArray[np.float64]
     pose: Pose
+    known_camera: bool
 
     @property
     def num_explained(self) -> int:
@@ -51,8 +53,14 @@ class Candidate:
             self.matches.points2D, self.pose.inlier_mask, (camera.width, camera.height)
         )
 
-    def chance(self, options: PnPOptions, *, num_trials: float = 1e5) -> int:
-        """Inliers that wrong matches would reach with the luckiest of ``num_trials`` poses."""
+    def chance(self, options: PnPOptions, *, num_trials: float | None = None) -> int:
+        """Inliers that wrong matches would reach with the luckiest of ``num_trials`` poses.
+
+        By default 100,000, about what RANSAC looks at, and ten times as many where a focal length
+        was to be found too.
+        """
+        trials = num_trials or (1e5 if self.known_camera else 1e6)
+        sample_size = 3 if self.known_camera else 4
         camera = self.pose.camera
         in_cam = np.asarray(self.pose.cam_from_world * self.points3D)
         projected = np.full((len(in_cam), 2), np.nan)
@@ -66,7 +74,9 @@ class Candidate:
             (camera.width, camera.height),
             seed=options.seed,
         )
-        return inliers_by_chance(len(self.matches), probability, num_trials=num_trials)
+        return inliers_by_chance(
+            len(self.matches), probability, num_trials=trials, sample_size=sample_size
+        )
 
     def agrees(self, other: "Candidate", options: PnPOptions) -> bool:
         """Whether this pose explains at least half of the other one's inliers."""
@@ -197,7 +207,12 @@ def _candidate(
         )
     if pose is None:
         return None
-    return Candidate(matches=matches, points3D=points3D, pose=pose)
+    return Candidate(
+        matches=matches,
+        points3D=points3D,
+        pose=pose,
+        known_camera=camera.source == "given",
+    )
 
 
 def _merge(
@@ -211,7 +226,7 @@ def _merge(
     rows = [best.matches]
     for part in parts:
         if part is not best.matches and len(part) > 0:
-            judged = _judged(scene, best.pose, part, options)
+            judged = _judged(scene, best, part, options)
             if judged.num_explained > judged.chance(options, num_trials=1):
                 rows.append(part)
     if len(rows) == 1:
@@ -221,7 +236,7 @@ def _merge(
         points3D_ids=np.concatenate([r.points3D_ids for r in rows]),
         images=np.concatenate([r.images for r in rows]),
     )
-    judged = _judged(scene, best.pose, union, options)
+    judged = _judged(scene, best, union, options)
     pose = refine_pose(
         judged.pose,
         union.points2D,
@@ -231,22 +246,21 @@ def _merge(
     )
     if pose is None or pose.num_inliers < best.pose.num_inliers:
         return best
-    return Candidate(matches=union, points3D=judged.points3D, pose=pose)
+    return replace(judged, pose=pose)
 
 
-def _judged(scene: Map, pose: Pose, matches: Correspondences, options: PnPOptions) -> Candidate:
-    """A pose with the errors of other matches."""
+def _judged(
+    scene: Map, best: Candidate, matches: Correspondences, options: PnPOptions
+) -> Candidate:
+    """The pose of a candidate with the errors of other matches."""
+    pose = best.pose
     points3D = scene.points3D(matches.points3D_ids)
     errors = reprojection_errors(pose.cam_from_world, pose.camera, matches.points2D, points3D)
-    return Candidate(
+    return replace(
+        best,
         matches=matches,
         points3D=points3D,
-        pose=Pose(
-            cam_from_world=pose.cam_from_world,
-            camera=pose.camera,
-            errors_px=errors,
-            inlier_mask=errors < options.max_error_px,
-        ),
+        pose=replace(pose, errors_px=errors, inlier_mask=errors < options.max_error_px),
     )
 
 
@@ -256,4 +270,8 @@ def _map_focal_lengths(
     """Focal lengths of the best retrieved photos, scaled to the query: often the same camera."""
     long_side = max(camera.width, camera.height)
     cameras = [scene.camera(name) for name in retrieved[:_MAX_MAP_FOCALS]]
-    return [c.mean_focal_length() * long_side / max(c.width, c.height) for c in cameras]
+    return [
+        c.mean_focal_length() * long_side / max(c.width, c.height)
+        for c in cameras
+        if not c.is_spherical()  # a panorama has no focal length
+    ]

@@ -64,6 +64,11 @@ def camera_for_size(
     """
     width, height = image_size
     copy = pycolmap.Camera(camera.todict())
+    if copy.is_spherical():
+        raise InputError(
+            f"the camera given for '{name}' is {copy.model_name}: cut panoramas into perspective "
+            "photos first"
+        )
     if not copy.verify_params() or not copy.mean_focal_length() > 0:
         raise InputError(f"the camera given for '{name}' has unusable parameters: {camera}")
     if (camera.width, camera.height) == (width, height):

@@ -49,6 +49,12 @@ def test_unusable_parameters_are_refused() -> None:
         camera_for_size(camera, (800, 600), "q")
 
 
+def test_panoramas_are_refused() -> None:
+    camera = make_camera("EQUIRECTANGULAR")
+    with pytest.raises(InputError, match="panoramas"):
+        camera_for_size(camera, (800, 600), "q")
+
+
 def test_focal_length_from_exif(tmp_path: Path) -> None:
     photo = Image.new("RGB", (360, 240))
     exif = Image.Exif()
