@@ -99,7 +99,7 @@ class Report:
             rows.append(
                 (
                     score.name,
-                    _length(score.translation_error_m) if score.success else "-",
+                    self._length(score.translation_error_m) if score.success else "-",
                     _number(score.rotation_error_deg, " deg", 3) if score.success else "-",
                     _number(score.vcre_px, " px", 2) if score.success else "-",
                     _fraction(score.num_inliers, score.num_matches),
@@ -110,9 +110,9 @@ class Report:
         lines = [_table(rows), "", f"localized          {self.num_localized} of {self.num_queries}"]
         if self.median_translation_error_m is not None:
             lines += [
-                f"median error       {_length(self.median_translation_error_m)}, "
+                f"median error       {self._length(self.median_translation_error_m)}, "
                 f"{_number(self.median_rotation_error_deg, ' deg', 3)}",
-                f"mean of localized  {_length(self.mean_translation_error_m)}, "
+                f"mean of localized  {self._length(self.mean_translation_error_m)}, "
                 f"{_number(self.mean_rotation_error_deg, ' deg', 3)}",
             ]
         for key, share in self.recall.items():
@@ -130,6 +130,14 @@ class Report:
         if self.seconds_per_query is not None:
             lines.append(f"seconds            {self.seconds_per_query:.2f} per query")
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+    def _length(self, value: float | None) -> str:
+        evaluation = self.options.get("evaluation", {})
+        if not evaluation.get("metric_truth", True):
+            return _number(value, " units", 4)
+        if value is None or not math.isfinite(value) or value >= 1:
+            return _number(value, " m", 2)
+        return f"{value * 100:.2f} cm"
 
     def with_run(
         self,
@@ -257,12 +265,6 @@ def _number(value: float | None, unit: str, digits: int) -> str:
     if value is None or math.isnan(value):
         return "-"
     return "failed" if math.isinf(value) else f"{value:.{digits}f}{unit}"
-
-
-def _length(value_m: float | None) -> str:
-    if value_m is None or not math.isfinite(value_m) or value_m >= 1:
-        return _number(value_m, " m", 2)
-    return f"{value_m * 100:.2f} cm"
 
 
 def _fraction(part: int | None, whole: int | None) -> str:

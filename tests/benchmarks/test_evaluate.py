@@ -188,6 +188,8 @@ def test_a_truth_without_scale_gets_no_metric_score() -> None:
     assert report.median_rotation_error_deg is not None
     assert any("no metric scale" in note for note in report.notes)
     assert all(score.vcre_px is None for score in report.per_query)
+    text = report.to_text()
+    assert "0.0300 units" in text and "cm" not in text and " m," not in text
 
 
 def test_thresholds_are_the_users_choice() -> None:
