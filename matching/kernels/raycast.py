@@ -233,21 +233,28 @@ def _intersect(row, kind, o0, o1, o2, d0, d1, d2, LAND: tl.constexpr):  # type: 
 
 
 @triton.jit
-def trace_tile(  # type: ignore[no-untyped-def]
+def ray_directions(cam, x, y, shift_x, shift_y):  # type: ignore[no-untyped-def]
+    """World directions through pixels, scaled so that t along them is depth."""
+    px = (x.to(tl.float32) + 0.5 + shift_x - tl.load(cam + 2)) / tl.load(cam)
+    py = (y.to(tl.float32) + 0.5 + shift_y - tl.load(cam + 3)) / tl.load(cam + 1)
+    dx = px * tl.load(cam + 4) + py * tl.load(cam + 7) + tl.load(cam + 10)
+    dy = px * tl.load(cam + 5) + py * tl.load(cam + 8) + tl.load(cam + 11)
+    dz = px * tl.load(cam + 6) + py * tl.load(cam + 9) + tl.load(cam + 12)
+    return dx, dy, dz
+
+
+@triton.jit
+def _trace_tile(  # type: ignore[no-untyped-def]
     first, count, view, cam, x, y, shift_x, shift_y, tile_x, tile_y,
     ROW: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """First hits of a tile of pixels: depth, primitive and the rays' directions."""
+    """First hits of a tile of pixels: depth and primitive."""
     fx, fy, cx, cy = tl.load(cam), tl.load(cam + 1), tl.load(cam + 2), tl.load(cam + 3)
     r00, r01, r02 = tl.load(cam + 4), tl.load(cam + 5), tl.load(cam + 6)
     r10, r11, r12 = tl.load(cam + 7), tl.load(cam + 8), tl.load(cam + 9)
     r20, r21, r22 = tl.load(cam + 10), tl.load(cam + 11), tl.load(cam + 12)
     ox, oy, oz = tl.load(cam + 13), tl.load(cam + 14), tl.load(cam + 15)
-    px = (x.to(tl.float32) + 0.5 + shift_x - cx) / fx
-    py = (y.to(tl.float32) + 0.5 + shift_y - cy) / fy
-    dx = px * r00 + py * r10 + r20
-    dy = px * r01 + py * r11 + r21
-    dz = px * r02 + py * r12 + r22
+    dx, dy, dz = ray_directions(cam, x, y, shift_x, shift_y)
     # cone around the tile, in the camera's frame: its axis through the middle, its angle to the
     # farthest corner (with a pixel to spare)
     ax = (tile_x + 0.5 * TILE - cx) / fx
@@ -294,11 +301,11 @@ def trace_tile(  # type: ignore[no-untyped-def]
             closer = t < best
             best = tl.where(closer, t, best)
             owner = tl.where(closer, n, owner)
-    return best, owner, dx, dy, dz
+    return best, owner
 
 
 @triton.jit
-def shadow_tile(first, count, view, key, px, py, pz, on, ROW: tl.constexpr):  # type: ignore[no-untyped-def]
+def _shadow_tile(first, count, view, key, px, py, pz, on, ROW: tl.constexpr):  # type: ignore[no-untyped-def]
     """Which of a tile's points (where ``on``) have something between them and the key light."""
     dark = on & (on == 0)
     number = tl.sum(on.to(tl.int32))
@@ -353,44 +360,45 @@ def shadow_tile(first, count, view, key, px, py, pz, on, ROW: tl.constexpr):  # 
 
 @triton.jit
 def _trace_kernel(  # type: ignore[no-untyped-def]
-    geometry, cameras, scenes, views, depth, ids, width, height, count,
+    geometry, cameras, scenes, views, offsets, depth, ids, width, height, count,
     ROW: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     across = tl.cdiv(width, TILE)
     tile_x = (tl.program_id(0) % across) * TILE
     tile_y = (tl.program_id(0) // across) * TILE
-    image = tl.program_id(1)
+    image, sample = tl.program_id(1), tl.program_id(2)
     lane = tl.arange(0, TILE * TILE)
     x, y = tile_x + lane % TILE, tile_y + lane // TILE
-    best, owner, _, _, _ = trace_tile(
+    best, owner = _trace_tile(
         geometry + tl.load(scenes + image) * count * ROW, count, tl.load(views + image),
-        cameras + image * 16, x, y, 0.0, 0.0, tile_x, tile_y, ROW, TILE,
+        cameras + image * 16, x, y, tl.load(offsets + 2 * sample),
+        tl.load(offsets + 2 * sample + 1), tile_x, tile_y, ROW, TILE,
     )  # fmt: skip
     inside = (x < width) & (y < height)
-    at = (image.to(tl.int64) * height + y) * width + x
+    at = ((image.to(tl.int64) * tl.num_programs(2) + sample) * height + y) * width + x
     tl.store(depth + at, best, mask=inside)
     tl.store(ids + at, owner, mask=inside)
 
 
 @triton.jit
 def _shadow_kernel(  # type: ignore[no-untyped-def]
-    geometry, scenes, views, keys, points, active, shadow, width, height, count,
+    geometry, scenes, views, keys, points, active, shadow, width, height, count, plane, key_stride,
     ROW: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     across = tl.cdiv(width, TILE)
-    image = tl.program_id(1)
+    image, sample = tl.program_id(1), tl.program_id(2)
     lane = tl.arange(0, TILE * TILE)
     x = (tl.program_id(0) % across) * TILE + lane % TILE
     y = (tl.program_id(0) // across) * TILE + lane // TILE
     inside = (x < width) & (y < height)
-    at = (image.to(tl.int64) * height + y) * width + x
+    at = ((image.to(tl.int64) * tl.num_programs(2) + sample) * height + y) * width + x
     on = tl.load(active + at, mask=inside, other=0) != 0
-    px = tl.load(points + at * 3, mask=on, other=0.0)
-    py = tl.load(points + at * 3 + 1, mask=on, other=0.0)
-    pz = tl.load(points + at * 3 + 2, mask=on, other=0.0)
-    dark = shadow_tile(
+    px = tl.load(points + at, mask=on, other=0.0)
+    py = tl.load(points + at + plane, mask=on, other=0.0)
+    pz = tl.load(points + at + 2 * plane, mask=on, other=0.0)
+    dark = _shadow_tile(
         geometry + tl.load(scenes + image) * count * ROW, count, tl.load(views + image),
-        keys + image * 4, px, py, pz, on, ROW,
+        keys + image * key_stride, px, py, pz, on, ROW,
     )  # fmt: skip
     tl.store(shadow + at, dark.to(tl.int8), mask=inside)
 
@@ -416,27 +424,29 @@ def trace(
     scenes: torch.Tensor,
     views: torch.Tensor,
     cameras: torch.Tensor,
+    offsets: torch.Tensor,
     image_size: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """First hits at the pixel centres of I images.
+    """First hits of all pixels of I images with S samples each.
 
     Args:
         geometry: `Scenes.geometry`, (B, N, NUM_GEOMETRY) float32, contiguous.
         scenes: Scene of each image, (I,) int32.
         views: 0 or 1 for each image, (I,) int32.
         cameras: From `pack_cameras`, (I, 16).
+        offsets: Positions of the samples about the pixel's centre, (S, 2) float32 pixels.
         image_size: (width, height).
 
     Returns:
-        depth (I, H, W) float32, inf for a miss; primitive (I, H, W) int32, -1 for a miss.
+        depth (I, S, H, W) float32, inf for a miss; primitive (I, S, H, W) int32, -1 for a miss.
     """
     width, height = image_size
-    shape = (len(cameras), height, width)
+    shape = (len(cameras), len(offsets), height, width)
     depth = torch.empty(shape, device=geometry.device, dtype=torch.float32)
     ids = torch.empty(shape, device=geometry.device, dtype=torch.int32)
-    _trace_kernel[tile_grid(image_size, len(cameras))](
-        geometry, cameras, scenes, views, depth, ids, width, height, geometry.shape[1],
-        ROW=NUM_GEOMETRY, TILE=TILE, num_warps=4,
+    _trace_kernel[(*tile_grid(image_size, len(cameras)), len(offsets))](
+        geometry, cameras, scenes, views, offsets, depth, ids, width, height,
+        geometry.shape[1], ROW=NUM_GEOMETRY, TILE=TILE, num_warps=4,
     )  # fmt: skip
     return depth, ids
 
@@ -455,20 +465,20 @@ def shadowed(
         geometry: (B, N, NUM_GEOMETRY) float32, contiguous.
         scenes: (I,) int32.
         views: (I,) int32.
-        keys: Key lights, homogeneous, (I, 4) float32, contiguous.
-        points: Starts of the shadow rays, (I, H, W, 3) float32, contiguous.
-        active: Points to test, (I, H, W) bool, contiguous.
+        keys: Key lights, homogeneous, in the first four columns of (I, K) float32, contiguous.
+        points: Starts of the shadow rays, (3, I, S, H, W) float32, contiguous.
+        active: Not 0 for the points to test, (I, S, H, W), contiguous, no bool.
 
     Returns:
-        (I, H, W) bool, False where not active.
+        (I, S, H, W) int8: 1 in the shadow, 0 elsewhere and where not active.
     """
-    images, height, width = active.shape
+    images, samples, height, width = active.shape
     shadow = torch.empty(active.shape, device=geometry.device, dtype=torch.int8)
-    _shadow_kernel[tile_grid((width, height), images)](
+    _shadow_kernel[(*tile_grid((width, height), images), samples)](
         geometry, scenes, views, keys, points, active, shadow, width, height,
-        geometry.shape[1], ROW=NUM_GEOMETRY, TILE=TILE, num_warps=4,
+        geometry.shape[1], active.numel(), keys.shape[1], ROW=NUM_GEOMETRY, TILE=TILE, num_warps=4,
     )  # fmt: skip
-    return shadow.bool()
+    return shadow
 
 
 def tile_grid(image_size: tuple[int, int], images: int) -> tuple[int, int]:

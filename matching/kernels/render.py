@@ -1,17 +1,29 @@
-"""Rendering on the GPU (Triton): rays, surfaces, shadows, textures and light in one kernel.
+"""Rendering on the GPU (Triton): surfaces, shadows, textures and light.
 
 The twin of `matching.training.render`, `surface`, `textures` and `light`, formula by formula; see
-there for what the numbers mean. One program makes a tile of 16x16 pixels of one image: for each
-sample it traces, shades and adds up, so that nothing but the image goes through memory.
+there for what the numbers mean. Four kernels over tiles of 16x16 pixels: trace
+(`matching.kernels.raycast`), surfaces, shadows, light with textures. One for all would save
+little memory traffic and take Triton a minute to compile.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from matching.kernels.raycast import TILE, hash_cells, shadow_tile, sine, tile_grid, trace_tile
+from matching.kernels.raycast import (
+    TILE,
+    hash_cells,
+    ray_directions,
+    shadowed,
+    sine,
+    tile_grid,
+    trace,
+)
 from matching.training.light import NUM_LIGHT
 from matching.training.world import NUM_FACES, NUM_GEOMETRY, NUM_MATERIAL
+
+NUM_HIT = 11  # numbers that pass from the surface kernel to the light kernel, one plane each
+MAX_SAMPLES = 1 << 27  # keeps NUM_HIT planes of offsets within 32 bits
 
 
 @triton.jit
@@ -238,79 +250,124 @@ def _lit_channel(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _render_kernel(  # type: ignore[no-untyped-def]
-    geometry, materials, cameras, lights, scenes, views, offsets, texels,
-    radiance, depth, ids, normals, width, height, count, size, textures, levels, sky_lod,
-    ROW: tl.constexpr, FACES: tl.constexpr, COLUMNS: tl.constexpr, LIGHT: tl.constexpr,
-    TILE: tl.constexpr, SAMPLES: tl.constexpr,
+def _surface_kernel(  # type: ignore[no-untyped-def]
+    geometry, cameras, lights, scenes, offsets, depth, ids, hits, width, height, count,
+    plane, ROW: tl.constexpr, FACES: tl.constexpr, LIGHT: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
+    """Writes of each hit: material, u, v, normal, cell, strength of the key light if nothing is
+    in its way, start of the ray that finds that out."""
     across = tl.cdiv(width, TILE)
-    tile_x = (tl.program_id(0) % across) * TILE
-    tile_y = (tl.program_id(0) // across) * TILE
-    image = tl.program_id(1)
+    image, sample = tl.program_id(1), tl.program_id(2)
     lane = tl.arange(0, TILE * TILE)
-    x, y = tile_x + lane % TILE, tile_y + lane // TILE
+    x = (tl.program_id(0) % across) * TILE + lane % TILE
+    y = (tl.program_id(0) // across) * TILE + lane // TILE
     inside = (x < width) & (y < height)
-    at = (image.to(tl.int64) * height + y) * width + x
-    scene, view = tl.load(scenes + image), tl.load(views + image)
+    at = ((image.to(tl.int64) * tl.num_programs(2) + sample) * height + y) * width + x
+    owner = tl.load(ids + at, mask=inside, other=-1)
+    t = tl.load(depth + at, mask=inside, other=1.0)
+    hit = owner >= 0
+    slot = tl.maximum(owner, 0)
+    far = tl.where(hit, t, 1.0)
+    scene = tl.load(scenes + image)
     cam, light = cameras + image * 16, lights + image * LIGHT
     first = geometry + scene * count * ROW
-    ox, oy, oz = tl.load(cam + 13), tl.load(cam + 14), tl.load(cam + 15)
-    angle = 1.0 / tl.load(cam)
+    dx, dy, dz = ray_directions(
+        cam, x, y, tl.load(offsets + 2 * sample), tl.load(offsets + 2 * sample + 1)
+    )
+    px = tl.load(cam + 13) + far * dx
+    py = tl.load(cam + 14) + far * dy
+    pz = tl.load(cam + 15) + far * dz
+    face, u, v, nx, ny, nz, cell = _surface(first + slot * ROW, px, py, pz, dx, dy, dz)
+    kx, ky, kz, falloff = _toward_key(light, px, py, pz)
+    cosine = nx * kx + ny * ky + nz * kz
+    lift = 2e-3 + 1e-3 * far
+    tl.store(hits + at, (slot * FACES + face).to(tl.float32), mask=inside)
+    tl.store(hits + at + plane, u, mask=inside)
+    tl.store(hits + at + 2 * plane, v, mask=inside)
+    tl.store(hits + at + 3 * plane, nx, mask=inside)
+    tl.store(hits + at + 4 * plane, ny, mask=inside)
+    tl.store(hits + at + 5 * plane, nz, mask=inside)
+    tl.store(hits + at + 6 * plane, cell, mask=inside)
+    tl.store(hits + at + 7 * plane, tl.where(hit & (cosine > 0), falloff, 0.0), mask=inside)
+    tl.store(hits + at + 8 * plane, px + nx * lift, mask=inside)
+    tl.store(hits + at + 9 * plane, py + ny * lift, mask=inside)
+    tl.store(hits + at + 10 * plane, pz + nz * lift, mask=inside)
+
+
+@triton.jit
+def _toward_key(light, px, py, pz):  # type: ignore[no-untyped-def]
+    """light.toward_key."""
+    kw = tl.load(light + 3)
+    kx = tl.load(light) - kw * px
+    ky = tl.load(light + 1) - kw * py
+    kz = tl.load(light + 2) - kw * pz
+    squared = kx * kx + ky * ky + kz * kz
+    falloff = tl.where(kw > 0, 1.0 / (0.3 + squared), 1.0)
+    inverse = tl.rsqrt(tl.maximum(squared, 1e-12))
+    return kx * inverse, ky * inverse, kz * inverse, falloff
+
+
+@triton.jit
+def _light_kernel(  # type: ignore[no-untyped-def]
+    materials, cameras, lights, scenes, offsets, texels, depth, ids, hits, shadow, radiance,
+    width, height, count, plane, size, textures, levels, sky_lod,
+    FACES: tl.constexpr, COLUMNS: tl.constexpr, LIGHT: tl.constexpr, TILE: tl.constexpr,
+    SAMPLES: tl.constexpr,
+):  # fmt: skip
+    """light.shade, averaged over the samples."""
+    across = tl.cdiv(width, TILE)
+    image = tl.program_id(1)
+    lane = tl.arange(0, TILE * TILE)
+    x = (tl.program_id(0) % across) * TILE + lane % TILE
+    y = (tl.program_id(0) // across) * TILE + lane // TILE
+    inside = (x < width) & (y < height)
+    cam, light = cameras + image * 16, lights + image * LIGHT
+    scene = tl.load(scenes + image)
     red = tl.zeros((TILE * TILE,), tl.float32)
     green = tl.zeros((TILE * TILE,), tl.float32)
     blue = tl.zeros((TILE * TILE,), tl.float32)
     for sample in range(SAMPLES):
-        t, owner, dx, dy, dz = trace_tile(
-            first, count, view, cam, x, y, tl.load(offsets + 2 * sample),
-            tl.load(offsets + 2 * sample + 1), tile_x, tile_y, ROW, TILE,
-        )  # fmt: skip
-        hit = owner >= 0
-        slot = tl.maximum(owner, 0)
-        far = tl.where(hit, t, 1.0)
-        px, py, pz = ox + far * dx, oy + far * dy, oz + far * dz
-        face, u, v, nx, ny, nz, cell = _surface(first + slot * ROW, px, py, pz, dx, dy, dz)
+        at = ((image.to(tl.int64) * SAMPLES + sample) * height + y) * width + x
+        hit = tl.load(ids + at, mask=inside, other=-1) >= 0
+        far = tl.where(hit, tl.load(depth + at, mask=inside, other=1.0), 1.0)
+        wear = tl.load(hits + at, mask=inside, other=0.0).to(tl.int32)
+        u = tl.load(hits + at + plane, mask=inside, other=0.0)
+        v = tl.load(hits + at + 2 * plane, mask=inside, other=0.0)
+        nx = tl.load(hits + at + 3 * plane, mask=inside, other=0.0)
+        ny = tl.load(hits + at + 4 * plane, mask=inside, other=0.0)
+        nz = tl.load(hits + at + 5 * plane, mask=inside, other=1.0)
+        cell = tl.load(hits + at + 6 * plane, mask=inside, other=0.0)
+        key = tl.load(hits + at + 7 * plane, mask=inside, other=0.0)
+        key = tl.where(tl.load(shadow + at, mask=inside, other=0) != 0, 0.0, key)
+        dx, dy, dz = ray_directions(
+            cam, x, y, tl.load(offsets + 2 * sample), tl.load(offsets + 2 * sample + 1)
+        )
+        px = tl.load(cam + 13) + far * dx
+        py = tl.load(cam + 14) + far * dy
+        pz = tl.load(cam + 15) + far * dz
         length = tl.sqrt(dx * dx + dy * dy + dz * dz)
         vx, vy, vz = dx / length, dy / length, dz / length
         facing = -(nx * vx + ny * vy + nz * vz)
-        footprint = far * angle / tl.sqrt(tl.maximum(facing, 0.05))
-        # the key light and its shadow
-        kw = tl.load(light + 3)
-        kx, ky, kz = (
-            tl.load(light) - kw * px,
-            tl.load(light + 1) - kw * py,
-            tl.load(light + 2) - kw * pz,
-        )
-        squared = kx * kx + ky * ky + kz * kz
-        falloff = tl.where(kw > 0, 1.0 / (0.3 + squared), 1.0)
-        inverse = tl.rsqrt(tl.maximum(squared, 1e-12))
-        kx, ky, kz = kx * inverse, ky * inverse, kz * inverse
-        cosine = nx * kx + ny * ky + nz * kz
-        on = hit & (cosine > 0) & inside
-        lift = 2e-3 + 1e-3 * far
-        dark = shadow_tile(
-            first, count, view, light, px + nx * lift, py + ny * lift, pz + nz * lift, on, ROW
-        )
-        key = tl.where(dark, 0.0, falloff)
+        footprint = far / tl.load(cam) / tl.sqrt(tl.maximum(facing, 0.05))
+        kx, ky, kz, _ = _toward_key(light, px, py, pz)
         # albedo
-        material = materials + ((scene * count + slot) * FACES + face) * COLUMNS
+        material = materials + (scene * count * FACES + wear) * COLUMNS
         scale = tl.load(material + 1)
         jitter = cell * tl.load(material + 14)
         shift_u, shift_v = tl.load(material + 2), tl.load(material + 3)
         c, s = tl.load(material + 4), tl.load(material + 5)
-        tu = (u * c - v * s) / scale + shift_u + jitter
-        tv = (u * s + v * c) / scale + shift_v + jitter * 1.618
+        scale = tl.where(scale > 0, scale, 1.0)
         texel = footprint * size.to(tl.float32)
-        lod = tl.log2(tl.maximum(texel / scale, 1e-3))
         r, g, b = _sample(
-            texels, tl.load(material).to(tl.int32), tu, tv, lod, size, textures, levels
-        )
+            texels, tl.load(material).to(tl.int32), (u * c - v * s) / scale + shift_u + jitter,
+            (u * s + v * c) / scale + shift_v + jitter * 1.618,
+            tl.log2(tl.maximum(texel / scale, 1e-3)), size, textures, levels,
+        )  # fmt: skip
         over = tl.load(material + 11)
         over = tl.where(over > 0, over, 1.0)
-        lod = tl.log2(tl.maximum(texel / over, 1e-3))
         r2, g2, b2 = _sample(
             texels, tl.load(material + 10).to(tl.int32), u / over + shift_v, v / over + shift_u,
-            lod, size, textures, levels,
+            tl.log2(tl.maximum(texel / over, 1e-3)), size, textures, levels,
         )  # fmt: skip
         weight = tl.load(material + 12)
         vary = 1 + tl.where(jitter > 0, 0.5, 0.0) * (cell - 0.5)
@@ -342,7 +399,7 @@ def _render_kernel(  # type: ignore[no-untyped-def]
         clear = tl.exp(-tl.load(light + 19) * far * length)
         upward = 0.5 + 0.5 * nz
         side, tone = 1 - nz * nz, 1 + 0.35 * nx + 0.2 * ny
-        shone = key * tl.maximum(cosine, 0.0)
+        shone = key * tl.maximum(nx * kx + ny * ky + nz * kz, 0.0)
         emission = tl.load(material + 13)
         r = _lit_channel(
             light, material, 0, r, r2, weight, vary, shone, sr, glint, lamp_r, upward, side, tone,
@@ -359,16 +416,12 @@ def _render_kernel(  # type: ignore[no-untyped-def]
         red += tl.where(hit, r, sr)
         green += tl.where(hit, g, sg)
         blue += tl.where(hit, b, sb)
-        if sample == 0:
-            tl.store(depth + at, t, mask=inside)
-            tl.store(ids + at, owner, mask=inside)
-            tl.store(normals + at * 3, tl.where(hit, nx, 0.0), mask=inside)
-            tl.store(normals + at * 3 + 1, tl.where(hit, ny, 0.0), mask=inside)
-            tl.store(normals + at * 3 + 2, tl.where(hit, nz, 0.0), mask=inside)
     share = 1.0 / SAMPLES
-    tl.store(radiance + at * 3, red * share, mask=inside)
-    tl.store(radiance + at * 3 + 1, green * share, mask=inside)
-    tl.store(radiance + at * 3 + 2, blue * share, mask=inside)
+    area = height.to(tl.int64) * width
+    out = radiance + image * 3 * area + y * width + x
+    tl.store(out, red * share, mask=inside)
+    tl.store(out + area, green * share, mask=inside)
+    tl.store(out + 2 * area, blue * share, mask=inside)
 
 
 def render(
@@ -402,22 +455,33 @@ def render(
         sky_lod: Mip level of clouds and reflections.
         image_size: (width, height).
 
+    The passing numbers take 56 bytes a sample; with more than 2**27 samples offsets would leave 32
+    bits: render fewer images at once.
+
     Returns:
-        radiance (I, H, W, 3), depth (I, H, W) (inf for the sky), ids (I, H, W) int32,
-        normals (I, H, W, 3).
+        radiance (I, 3, H, W), depth (I, H, W) (inf for the sky), ids (I, H, W) int32,
+        normals (3, I, H, W), undefined for the sky.
     """
     width, height = image_size
-    shape = (len(cameras), height, width)
-    radiance, normals = (
-        torch.empty((*shape, 3), device=geometry.device, dtype=torch.float32) for _ in range(2)
-    )
-    depth = torch.empty(shape, device=geometry.device, dtype=torch.float32)
-    ids = torch.empty(shape, device=geometry.device, dtype=torch.int32)
-    _render_kernel[tile_grid(image_size, len(cameras))](
-        geometry, materials, cameras, lights, scenes, views, offsets, texels,
-        radiance, depth, ids, normals, width, height, geometry.shape[1], texture_size, textures,
-        texture_size.bit_length(), sky_lod,
-        ROW=NUM_GEOMETRY, FACES=NUM_FACES, COLUMNS=NUM_MATERIAL, LIGHT=NUM_LIGHT, TILE=TILE,
-        SAMPLES=len(offsets), num_warps=8,
+    images, samples = len(cameras), len(offsets)
+    device = geometry.device
+    depth, ids = trace(geometry, scenes, views, cameras, offsets, image_size)
+    plane = ids.numel()
+    if plane > MAX_SAMPLES:
+        raise ValueError(f"at most {MAX_SAMPLES} samples at once, got {plane}: split the images")
+    hits = torch.empty((NUM_HIT, *ids.shape), device=device, dtype=torch.float32)
+    radiance = torch.empty((images, 3, height, width), device=device, dtype=torch.float32)
+    grid = tile_grid(image_size, images)
+    _surface_kernel[(*grid, samples)](
+        geometry, cameras, lights, scenes, offsets, depth, ids, hits, width, height,
+        geometry.shape[1], plane, ROW=NUM_GEOMETRY, FACES=NUM_FACES, LIGHT=NUM_LIGHT, TILE=TILE,
+        num_warps=8,
     )  # fmt: skip
-    return radiance, depth, ids, normals
+    shadow = shadowed(geometry, scenes, views, lights, hits[8:], hits[7])
+    _light_kernel[grid](
+        materials, cameras, lights, scenes, offsets, texels, depth, ids, hits, shadow, radiance,
+        width, height, geometry.shape[1], plane, texture_size, textures, texture_size.bit_length(),
+        sky_lod, FACES=NUM_FACES, COLUMNS=NUM_MATERIAL, LIGHT=NUM_LIGHT, TILE=TILE,
+        SAMPLES=samples, num_warps=8,
+    )  # fmt: skip
+    return radiance, depth[:, 0], ids[:, 0], hits[3:6, :, 0]

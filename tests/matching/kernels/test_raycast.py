@@ -65,9 +65,11 @@ def compare(device: str) -> None:
             scene.int().to(device),
             view.int().to(device),
             kernels.pack_cameras(K.expand(3, 3, 3), pose.expand(3, 4, 4)).to(device),
+            torch.zeros(1, 2, device=device),
             (WIDTH, HEIGHT),
         )
     )
+    depth, ids = depth[:, 0], ids[:, 0]
     y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
     d = ray_directions(K, pose, torch.stack([x, y], -1).float() + 0.5)
     origin = camera_center(pose)
@@ -95,9 +97,10 @@ def compare(device: str) -> None:
         scene.int().to(device),
         view.int().to(device),
         keys.to(device),
-        starts.to(device),
-        active.to(device),
-    ).cpu()
+        starts.permute(3, 0, 1, 2)[:, :, None].contiguous().to(device),
+        active[:, None].to(torch.int8).to(device),
+    ).cpu()[:, 0]
+    dark = dark.bool()
     assert float((dark == expected).float().mean()) > 0.99
     assert 0.03 < float(dark.float().mean()) < 0.9
 

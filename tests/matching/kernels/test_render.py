@@ -68,6 +68,8 @@ def compare(device: str) -> None:
                 0.0, (WIDTH, HEIGHT),
             )
         )  # fmt: skip
+        radiance, normals = radiance.permute(0, 2, 3, 1), normals.permute(1, 2, 3, 0)
+        normals = torch.where(ids[..., None] >= 0, normals, 0.0)
         twin = render_image(
             own.scenes, 0, 0, K, pose, (WIDTH, HEIGHT), light, own.bank, antialias=False
         )
