@@ -1,6 +1,6 @@
 """CUDA graphs: a recorded sequence of launches replayed in one call."""
 
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +20,18 @@ class GraphCache:
     """Records a function the second time that it is called with the same shapes.
 
     The first call of a shape runs plainly, which also warms the kernels up, so that shapes seen
-    once cost nothing extra. Recordings share one memory pool; results are copied out of it.
+    once cost nothing extra. When the cache is full, a shape takes the place of another only once
+    it was called more than twice as often, so that many shapes in turn do not record for ever.
+    Recordings share one memory pool; results are copied out of it.
 
     Args:
-        max_recordings: Recordings kept; the least recently used one goes first.
+        max_recordings: Recordings kept.
     """
 
     def __init__(self, max_recordings: int = 8) -> None:
         self.max_recordings = max_recordings
-        self._seen: set[Hashable] = set()
-        self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()
+        self._calls: Counter[Hashable] = Counter()
+        self._recordings: dict[Hashable, _Recording] = {}
         self._pool: Any = None
 
     def run(self, key: Hashable, function: Callable[..., Any], *inputs: Any) -> Any:
@@ -42,31 +44,29 @@ class GraphCache:
             inputs: The same kinds of things, on the GPU.
         """
         given = _tensors(inputs)
-        with torch.cuda.device(given[0].device):  # streams and graphs belong to one GPU
-            return self._run(key, function, inputs, given)
-
-    def _run(
-        self,
-        key: Hashable,
-        function: Callable[..., Any],
-        inputs: tuple[Any, ...],
-        given: list[Tensor],
-    ) -> Any:
         key = (key, *((tuple(t.shape), t.dtype) for t in given))
-        recording = self._recordings.get(key)
-        if recording is None:
-            if key not in self._seen:
-                self._seen.add(key)
-                return function(*inputs)
-            recording = self._record(function, inputs)
-            self._recordings[key] = recording
-            while len(self._recordings) > self.max_recordings:
-                self._recordings.popitem(last=False)
-        self._recordings.move_to_end(key)
-        for mine, tensor in zip(_tensors(recording.inputs), given, strict=True):
-            mine.copy_(tensor)
-        recording.graph.replay()
-        return _map(recording.outputs, torch.clone)
+        self._calls[key] += 1
+        with torch.cuda.device(given[0].device):  # streams and graphs belong to one GPU
+            if key not in self._recordings:
+                if not self._make_room(key):
+                    return function(*inputs)
+                self._recordings[key] = self._record(function, inputs)
+            recording = self._recordings[key]
+            for mine, tensor in zip(_tensors(recording.inputs), given, strict=True):
+                mine.copy_(tensor)
+            recording.graph.replay()
+            return _map(recording.outputs, torch.clone)
+
+    def _make_room(self, key: Hashable) -> bool:
+        """Whether a shape may be recorded now; if so there is room for it."""
+        if self._calls[key] < 2:
+            return False
+        if len(self._recordings) >= self.max_recordings:
+            rarest = min(self._recordings, key=lambda other: self._calls[other])
+            if self._calls[key] <= 2 * self._calls[rarest]:
+                return False
+            del self._recordings[rarest]
+        return True
 
     def _record(self, function: Callable[..., Any], inputs: tuple[Any, ...]) -> _Recording:
         held = _map(inputs, lambda t: t.clone(memory_format=torch.contiguous_format))
