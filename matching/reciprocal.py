@@ -20,6 +20,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from matching.errors import InputError
 from matching.kernels import blocked
@@ -176,21 +177,29 @@ def seeded_matches(
         raise InputError(f"pixel_tol must be >= 0 pixels, got {pixel_tol}")
     if not descs0:
         return []
-    placed = [_check_seeds(xy, desc) for xy, desc in zip(seeds, descs0, strict=True)]
-    rows0 = [xy[:, 1] * desc.shape[1] + xy[:, 0] for xy, desc in zip(placed, descs0, strict=True)]
+    counts = [len(xy) for xy in seeds]
+    xy0 = _stack_seeds(seeds, descs0).to(descs0[0].device)  # (P, S, 2), padded with zeros
+    width0, width1 = _widths(descs0), _widths(descs1)
+    asked = xy0[..., 1] * width0 + xy0[..., 0]
+    if min(counts) < max(counts):
+        for pair, count in enumerate(counts):
+            asked[pair, count:] = -1
     engine = _engine(descs0[0])
     maps = engine.prepare([*descs0, *descs1])
     maps0, maps1 = maps[: len(descs0)], maps[len(descs0) :]
-    forth = engine.search(maps0, rows0, maps1)
-    back = engine.search(maps1, [index for index, _ in forth], maps0)
-    results = []
-    for pair, (rows1, similarity) in enumerate(forth):
-        returned = back[pair][0]
-        gap = _pixels(returned, descs0[pair].shape[1]) - placed[pair]
-        close = (gap == 0).all(1) if pixel_tol == 0 else gap.square().sum(1) < pixel_tol**2
-        xy1 = _pixels(rows1, descs1[pair].shape[1])
-        results.append(SeededMatches(xy1, similarity, close & (returned >= 0)))
-    return results
+    rows1, similarity = engine.search(maps0, asked, maps1)
+    returned, _ = engine.search(maps1, rows1, maps0)
+    if pixel_tol == 0:
+        close = returned == asked
+    else:
+        gap = _pixels(returned, width0) - xy0
+        close = gap.square().sum(-1) < pixel_tol**2
+    kept = close & (returned >= 0)
+    xy1 = _pixels(rows1, width1)
+    return [
+        SeededMatches(xy1[pair, :count], similarity[pair, :count], kept[pair, :count])
+        for pair, count in enumerate(counts)
+    ]
 
 
 def iterated_matches(
@@ -221,23 +230,23 @@ def iterated_matches(
     first = step // 2
     y = torch.arange(min(first, height), height, step, device=desc0.device)
     x = torch.arange(min(first, width), width, step, device=desc0.device)
-    here = (y[:, None] * width + x[None, :]).reshape(-1)
+    here = (y[:, None] * width + x[None, :]).reshape(1, -1)  # -1 once a walk has ended
     there = torch.full_like(here, -1)
-    ends0, ends1 = [], []
+    ends0, ends1 = there, there
     for _ in range(max_rounds):
-        ((new_there, _),) = engine.search([map0], [here], [map1])
-        ((new_here, _),) = engine.search([map1], [new_there], [map0])
-        done = (new_there >= 0) & ((new_there == there) | (new_here == here))
-        ends0.append(here[done])
-        ends1.append(new_there[done])
-        walking = ~done & (new_there >= 0)
-        here, there = new_here[walking], new_there[walking]
-        if not len(here):
+        new_there, _ = engine.search([map0], here, [map1])
+        new_here, _ = engine.search([map1], new_there, [map0])
+        found = new_there >= 0
+        done = found & ((new_there == there) | (new_here == here))
+        ends0, ends1 = torch.where(done, here, ends0), torch.where(done, new_there, ends1)
+        here, there = torch.where(found & ~done, new_here, -1), new_there
+        if not bool((here >= 0).any()):
             break
     # The ends are mutual pairs, so the pixel of image 0 names the pair.
-    rows0, order = torch.unique(torch.cat(ends0), return_inverse=True)
+    ended = ends0 >= 0
+    rows0, order = torch.unique(ends0[ended], return_inverse=True)
     rows1 = torch.empty_like(rows0)
-    rows1[order] = torch.cat(ends1)
+    rows1[order] = ends1[ended]
     return _pixels(rows0, width), _pixels(rows1, desc1.shape[1])
 
 
@@ -322,10 +331,18 @@ def _engine(desc: Tensor) -> ModuleType:
     return blocked
 
 
-def _pixels(rows: Tensor, width: int) -> Tensor:
-    """Rows of a map as pixels x, y (M, 2); -1 becomes (-1, -1)."""
-    xy = torch.stack((rows % max(width, 1), rows // max(width, 1)), 1)
-    return torch.where(rows[:, None] < 0, -1, xy)
+def _pixels(rows: Tensor, width: int | Tensor) -> Tensor:
+    """Rows of a map (...) as pixels x, y (..., 2); -1 becomes (-1, -1)."""
+    x, y = torch.fmod(rows, width), torch.div(rows, width, rounding_mode="floor")
+    return torch.stack((x, y), -1)
+
+
+def _widths(descs: Sequence[Tensor]) -> int | Tensor:
+    """Pixels in a row of each map: one number if all are alike, else (P, 1)."""
+    widths = [max(desc.shape[1], 1) for desc in descs]
+    if len(set(widths)) == 1:
+        return widths[0]
+    return torch.tensor(widths, device=descs[0].device)[:, None]
 
 
 def _inside(xy: Tensor, desc: Tensor, border_px: int) -> Tensor:
@@ -358,10 +375,19 @@ def _check_maps(
         )
 
 
-def _check_seeds(xy: Tensor, desc: Tensor) -> Tensor:
-    if xy.ndim != 2 or xy.shape[1] != 2 or xy.is_floating_point():
-        raise InputError(f"seeds must be integer x, y (S, 2), got {tuple(xy.shape)} of {xy.dtype}")
-    height, width = desc.shape[:2]
-    if len(xy) and bool(((xy < 0) | (xy >= torch.tensor([width, height]).to(xy))).any()):
-        raise InputError(f"a seed lies outside the {width} x {height} map")
-    return xy.to(desc.device, torch.int64)
+def _stack_seeds(seeds: Sequence[Tensor], descs: Sequence[Tensor]) -> Tensor:
+    """The checked seeds of all pairs, (P, S, 2) int64 where they are, padded with zeros."""
+    for xy in seeds:
+        if xy.ndim != 2 or xy.shape[1] != 2 or xy.is_floating_point():
+            raise InputError(
+                f"seeds must be integer x, y (S, 2), got {tuple(xy.shape)} of {xy.dtype}"
+            )
+    stacked = pad_sequence(list(seeds), batch_first=True).long()
+    if stacked.shape[1]:
+        lowest, highest = (bound.tolist() for bound in torch.aminmax(stacked, dim=1))
+        for pair, desc in enumerate(descs):
+            height, width = desc.shape[:2]
+            inside = highest[pair][0] < width and highest[pair][1] < height
+            if len(seeds[pair]) and (min(lowest[pair]) < 0 or not inside):
+                raise InputError(f"a seed of pair {pair} lies outside its {width} x {height} map")
+    return stacked

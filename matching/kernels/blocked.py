@@ -66,26 +66,27 @@ def _prepare_one(desc: Tensor) -> DescriptorMap:
 
 
 def search(
-    sources: Sequence[DescriptorMap], rows: Sequence[Tensor], targets: Sequence[DescriptorMap]
-) -> list[tuple[Tensor, Tensor]]:
+    sources: Sequence[DescriptorMap], asked: Tensor, targets: Sequence[DescriptorMap]
+) -> tuple[Tensor, Tensor]:
     """Nearest neighbours of some rows of each source map in the target map of the same place.
 
     Args:
         sources: P prepared maps that hold the queries.
-        rows: P tensors (S,) int64: rows of the source maps; -1 asks nothing.
+        asked: Rows of the source maps, (P, S) int64; -1 asks nothing.
         targets: P prepared maps.
 
     Returns:
-        P pairs: row of the target map, (S,) int64, -1 where there is none, and similarity, (S,)
+        Row of the target map, (P, S) int64, -1 where there is none, and similarity, (P, S)
         float32, -inf there.
     """
-    found = []
-    for source, asked, target in zip(sources, rows, targets, strict=True):
+    index = torch.full_like(asked, -1)
+    score = asked.new_full(asked.shape, -torch.inf, dtype=torch.float32)
+    for pair, (source, target) in enumerate(zip(sources, targets, strict=True)):
         # Seeds that walk to the same pixel are searched once.
-        distinct, inverse = torch.unique(asked, return_inverse=True)
-        index, score, _ = _search_one(source, distinct, target, None)
-        found.append((index[inverse], score[inverse]))
-    return found
+        distinct, inverse = torch.unique(asked[pair], return_inverse=True)
+        nearest, best, _ = _search_one(source, distinct, target, None)
+        index[pair], score[pair] = nearest[inverse], best[inverse]
+    return index, score
 
 
 def search_both(

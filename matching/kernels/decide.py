@@ -17,31 +17,18 @@ scores, always computed in the same order, and the first one of equals.
 import triton
 import triton.language as tl
 
-from matching.kernels.group_maxima import (
-    _ENTRIES,
-    _ERROR,
-    _FIELDS,
-    _GROUP,
-    _NONE,
-    _NORM,
-    _PER_TILE,
-    _SIZE,
-    _START,
-    _STATS,
-    _STEPS,
-    _TILE_COLUMNS,
-    _TILE_ROWS,
-    column_of,
-)
+from matching.kernels.group_maxima import column_of, scale_of
+
+ENTRIES = 512  # stored maxima that are read at once: 64 rows of 8 columns, or 4 rows of 128 groups
+ROW_QUERIES = 4  # rows that one program decides
+COLUMN_QUERIES = 8  # columns that one program decides
 
 
 @triton.jit
 def _slack(norm, error, most, stats, target, K: tl.constexpr):  # type: ignore[no-untyped-def]
     """How far below the largest stored maximum that of the winner's group can be."""
-    bits = tl.load(stats + target * _STATS + _NORM)
-    target_norm = bits.to(tl.float32, bitcast=True)
-    bits = tl.load(stats + target * _STATS + _ERROR)
-    target_error = bits.to(tl.float32, bitcast=True)
+    target_norm = tl.load(stats + target * 3 + 1).to(tl.float32, bitcast=True)
+    target_error = tl.load(stats + target * 3 + 2).to(tl.float32, bitcast=True)
     off = error * target_norm + norm * target_error
     off += (norm + error) * target_norm * (K * 3.7e-7)  # K (2^-22 + 2^-23), rounded up
     off = 2.02 * off  # twice, and 1 % for the rounding of these very lines
@@ -49,13 +36,14 @@ def _slack(norm, error, most, stats, target, K: tl.constexpr):  # type: ignore[n
 
 
 @triton.jit
-def _decide_entry(  # type: ignore[no-untyped-def]
+def _score_group(  # type: ignore[no-untyped-def]
     values, errors, query, first, stride, size, start, winner, width, distance_squared,
-    PITCH: tl.constexpr, K: tl.constexpr, APART: tl.constexpr,
+    PITCH: tl.constexpr, K: tl.constexpr, APART: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Best float32 score of the packed query row within one group, and its row (-inf: none)."""
+    none: tl.constexpr = 2147483647
     k = tl.arange(0, K)
-    row = first + tl.arange(0, _GROUP) * stride
+    row = first + tl.arange(0, GROUP) * stride
     inside = row < size
     at = (start + tl.minimum(row, size - 1)).to(tl.int64)
     column = k < PITCH
@@ -69,17 +57,20 @@ def _decide_entry(  # type: ignore[no-untyped-def]
         inside &= dx * dx + dy * dy > distance_squared
     score = tl.where(inside, score, float("-inf"))
     best = tl.max(score, axis=0)
-    return best, tl.min(tl.where(inside & (score == best), row, _NONE), axis=0)
+    return best, tl.min(tl.where(inside & (score == best), row, none), axis=0)
 
 
 @triton.jit
-def _group_of_entry(entry, chunk, first_row, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _group_of_entry(  # type: ignore[no-untyped-def]
+    entry, chunk, first_row,
+    COLUMNS: tl.constexpr, TILE_ROWS: tl.constexpr, STEPS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
+):  # fmt: skip
     """First candidate of the group that an entry of a chunk stands for."""
     if COLUMNS:
-        first = first_row + chunk * _TILE_ROWS * _STEPS + entry // 8
+        first = first_row + chunk * TILE_ROWS * STEPS + entry // 8
     else:
-        tile = chunk * (_ENTRIES // (4 * _PER_TILE)) + entry // (4 * _PER_TILE)
-        first = tile * _TILE_COLUMNS + entry % _PER_TILE * _GROUP
+        first = (chunk * 32 + entry // 16) * TILE_COLUMNS + entry % 4 * (TILE_COLUMNS // 4)
     return first
 
 
@@ -95,155 +86,196 @@ def _group_is_apart(first, last, x, y, width, distance_squared):  # type: ignore
 
 @triton.jit
 def _of_entries(per_query, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The value of each entry's query, (queries,) -> (ENTRIES,)."""
+    """The value of each entry's query, (queries,) -> (512,)."""
     if COLUMNS:
-        spread = tl.broadcast_to(per_query[None, :], (_TILE_ROWS, 8))
+        spread = tl.broadcast_to(per_query[None, :], (64, 8))
     else:
-        spread = tl.broadcast_to(per_query[None, :, None], (_ENTRIES // 16, 4, _PER_TILE))
-    return tl.reshape(spread, (_ENTRIES,))
+        spread = tl.broadcast_to(per_query[None, :, None], (32, 4, 4))
+    return tl.reshape(spread, (512,))
 
 
 @triton.jit
 def _largest_of_queries(entries, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Largest entry of each query, (ENTRIES,) -> (queries,)."""
+    """Largest entry of each query, (512,) -> (queries,)."""
     if COLUMNS:
-        largest = tl.max(tl.reshape(entries, (_TILE_ROWS, 8)), axis=0)
+        largest = tl.max(tl.reshape(entries, (64, 8)), axis=0)
     else:
-        largest = tl.max(tl.reshape(entries, (_ENTRIES // 16, 4, _PER_TILE)), axis=2)
-        largest = tl.max(largest, axis=0)
+        largest = tl.max(tl.max(tl.reshape(entries, (32, 4, 4)), axis=2), axis=0)
     return largest
 
 
 @triton.jit
+def _score_candidates(  # type: ignore[no-untyped-def]
+    candidate, chunks, score, index, packed, winner, values, errors, first_row, target_size,
+    target_start, width, distance_squared,
+    PITCH: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, APART: tl.constexpr,
+    TILE_ROWS: tl.constexpr, STEPS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Improve score and index of the queries by the groups of the candidate entries (512,)."""
+    none: tl.constexpr = 2147483647
+    entry = tl.arange(0, 512)
+    lane = tl.arange(0, 8 if COLUMNS else 4)
+    following = tl.min(tl.where(candidate, entry, none), axis=0)
+    while following < none:
+        chunk = tl.sum(tl.where(entry == following, chunks, 0), axis=0)
+        if COLUMNS:
+            mine = lane == following % 8
+            stride = TILE_ROWS
+        else:
+            mine = lane == following % 16 // 4
+            stride = 1
+        first = _group_of_entry(
+            following, chunk, first_row, COLUMNS, TILE_ROWS, STEPS, TILE_COLUMNS
+        )
+        best, row = _score_group(
+            values, errors, tl.sum(tl.where(mine, packed, 0), axis=0), first, stride, target_size,
+            target_start, tl.sum(tl.where(mine, winner, 0), axis=0), width, distance_squared,
+            PITCH, K, APART, TILE_ROWS if COLUMNS else TILE_COLUMNS // 4,
+        )  # fmt: skip
+        # Groups come in no order of rows: of equal scores in two of them the lower row wins.
+        better = mine & (row < none) & ((best > score) | ((best == score) & (row < index)))
+        score = tl.where(better, best, score)
+        index = tl.where(better, row, index)
+        following = tl.min(tl.where(candidate & (entry > following), entry, none), axis=0)
+    return score, index
+
+
+@triton.jit
 def decide(  # type: ignore[no-untyped-def]
-    values, norms, errors, table, stats, pairs, asked, maxima, tops, winners, indices, scores,
-    first_row, num_rows, num_places, num_asked, asked_stride, width, distance_squared,
+    values, norms, errors, table, stats, asked, maxima, tops, winners, indices, scores,
+    left_first, right_first, first_row, num_rows, num_places, num_asked, width, distance_squared,
     PITCH: tl.constexpr, K: tl.constexpr, COLUMNS: tl.constexpr, ASKED: tl.constexpr,
-    APART: tl.constexpr,
+    APART: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr,
 ):  # fmt: skip
     """Nearest neighbour of four rows, or of eight columns, from the stored group maxima.
 
-    Improves ``indices`` and ``scores`` (scaled), which hold what earlier chunks of rows gave.
+    Improves ``indices`` and ``scores`` (scaled), which hold what earlier chunks of rows gave; with
+    ASKED all rows come at once, and it writes int64 indices and unscaled scores of what is asked.
     With APART only candidates farther than a distance from ``winners`` count.
     """
     bundle, pair = tl.program_id(0), tl.program_id(1)
-    left, right = tl.load(pairs + pair * 2), tl.load(pairs + pair * 2 + 1)
+    left, right = left_first + pair, right_first + pair
     if COLUMNS:
         source, target = right, left
         place = bundle * 8 + tl.arange(0, 8)
         if ASKED:
-            query = tl.load(
-                asked + pair * asked_stride + place, mask=place < num_asked, other=-1
-            ).to(tl.int32)
-            slot = pair * asked_stride + place
+            slot = (pair * num_asked + place).to(tl.int64)
+            query = tl.load(asked + slot, mask=place < num_asked, other=-1).to(tl.int32)
         else:
-            query = column_of(place)
+            query = column_of(place, TILE_COLUMNS)
             slot = query
     else:
         source, target = left, right
-        place = bundle * 4 + tl.arange(0, 4)
-        query = first_row + place
+        query = first_row + bundle * 4 + tl.arange(0, 4)
         slot = query
-    source_start = tl.load(table + source * _FIELDS + _START)
-    target_start = tl.load(table + target * _FIELDS + _START)
-    target_size = tl.load(table + target * _FIELDS + _SIZE).to(tl.int32)
-    usable = (query >= 0) & (query < tl.load(table + source * _FIELDS + _SIZE))
-    packed = source_start + query
+    target_start = tl.load(table + target * 3 + 2)
+    target_size = tl.load(table + target * 3 + 1).to(tl.int32)
+    usable = (query >= 0) & (query < tl.load(table + source * 3 + 1))
+    packed = tl.load(table + source * 3 + 2) + query
     error = tl.load(errors + packed, mask=usable, other=-1.0)
     norm = tl.load(norms + packed, mask=usable, other=0.0)
     usable &= error >= 0
-    score = tl.load(scores + slot, mask=usable, other=float("-inf"))
-    index = tl.load(indices + slot, mask=usable, other=-1)
+    if ASKED:
+        score = tl.full((8,), float("-inf"), tl.float32)
+        index = tl.full((8,), -1, tl.int32)
+    else:
+        score = tl.load(scores + slot, mask=usable, other=float("-inf"))
+        index = tl.load(indices + slot, mask=usable, other=-1)
     if APART:
         winner = tl.load(winners + slot, mask=usable, other=0)
         x, y = _of_entries(winner % width, COLUMNS), _of_entries(winner // width, COLUMNS)
     else:
         winner = index
-    entry = tl.arange(0, _ENTRIES)
+    entry = tl.arange(0, 512)
     if COLUMNS:
-        span = _TILE_ROWS * _STEPS
-        here = tl.minimum(target_size - first_row, num_rows)
-        chunks = (here + span - 1) // span
-        first_entry = maxima + (pair * (num_rows // span)).to(tl.int64) * num_places * _TILE_ROWS
-        first_entry += bundle * _ENTRIES
-        chunk_stride = num_places.to(tl.int64) * _TILE_ROWS
-        num_entries = chunks * _ENTRIES
-        first_top = tops + (pair * (num_rows // span)).to(tl.int64) * num_places + place
-        reach = (_GROUP - 1) * _TILE_ROWS
-        group_stride = _TILE_ROWS
+        span = TILE_ROWS * STEPS
+        chunks = (tl.minimum(target_size - first_row, num_rows) + span - 1) // span
+        at_pair = (pair * (num_rows // span)).to(tl.int64) * num_places
+        first_top = tops + at_pair + place
+        first_entry = maxima + at_pair * TILE_ROWS + bundle * 512
+        chunk_stride = num_places.to(tl.int64) * TILE_ROWS
+        num_entries = chunks * 512
+        reach = (STEPS - 1) * TILE_ROWS
     else:
-        num_entries = num_places // _TILE_COLUMNS * 4 * _PER_TILE
-        chunks = (num_entries + _ENTRIES - 1) // _ENTRIES
-        first_entry = maxima + bundle.to(tl.int64) * num_entries
-        chunk_stride = tl.full((), _ENTRIES, tl.int64)
+        num_entries = num_places // TILE_COLUMNS * 16
+        chunks = (num_entries + 511) // 512
         first_top = tops
-        reach = _GROUP - 1
-        group_stride = 1
+        first_entry = maxima + bundle.to(tl.int64) * num_entries
+        chunk_stride = tl.full((), 512, tl.int64)
+        reach = TILE_COLUMNS // 4 - 1
 
+    # First pass: the largest maximum of each query. Rows remember on the way in which chunk each
+    # entry was largest, and the runner-up, which mostly spares them the second pass.
+    runner_up = tl.full((512,), float("-inf"), tl.float32)
+    largest = runner_up
+    chunk_of = tl.zeros((512,), tl.int32)
     if COLUMNS and not APART:
         most = tl.full((8,), float("-inf"), tl.float32)
         several = tl.arange(0, 32)
         for chunk in range(0, chunks, 32):
-            rows_of_tops = (chunk + several)[:, None]
+            span_of_top = (chunk + several)[:, None]
             top = tl.load(
-                first_top[None, :] + rows_of_tops.to(tl.int64) * num_places,
-                mask=rows_of_tops < chunks,
+                first_top[None, :] + span_of_top.to(tl.int64) * num_places,
+                mask=span_of_top < chunks,
                 other=float("-inf"),
             )
             most = tl.maximum(most, tl.max(top.to(tl.float32), axis=0))
     else:
-        running = tl.full((_ENTRIES,), float("-inf"), tl.float32)
         for chunk in range(chunks):
-            at = first_entry + chunk * chunk_stride
-            x16 = tl.load(
-                at + entry, mask=chunk * _ENTRIES + entry < num_entries, other=float("-inf")
-            )
-            x32 = x16.to(tl.float32)
+            inside = chunk * 512 + entry < num_entries
+            x16 = tl.load(first_entry + chunk * chunk_stride + entry, mask=inside, other=-65504.0)
+            maximum = tl.where(inside, x16.to(tl.float32), float("-inf"))
             if APART:
-                first = _group_of_entry(entry, chunk, first_row, COLUMNS)
+                first = _group_of_entry(
+                    entry, chunk, first_row, COLUMNS, TILE_ROWS, STEPS, TILE_COLUMNS
+                )
                 last = tl.minimum(first + reach, target_size - 1)
                 apart = _group_is_apart(first, last, x, y, width, distance_squared)
-                x32 = tl.where(apart & (first < target_size), x32, float("-inf"))
-            running = tl.maximum(running, x32)
-        most = _largest_of_queries(running, COLUMNS)
+                maximum = tl.where(apart & (first < target_size), maximum, float("-inf"))
+            chunk_of = tl.where(maximum > largest, chunk, chunk_of)
+            runner_up = tl.maximum(runner_up, tl.minimum(maximum, largest))
+            largest = tl.maximum(largest, maximum)
+        most = _largest_of_queries(largest, COLUMNS)
 
     most = tl.maximum(most, score)
-    slack = _slack(norm, error, most, stats, target, K)
-    threshold = tl.where(most > 0, most - slack, float("-inf"))
+    threshold = tl.where(
+        most > 0, most - _slack(norm, error, most, stats, target, K), float("-inf")
+    )
     threshold = tl.where(usable, threshold, float("inf"))
     limit = _of_entries(threshold, COLUMNS)
-    lane = tl.arange(0, 8 if COLUMNS else 4)
-    for chunk in range(chunks):
-        hot = True
-        if COLUMNS:
-            top = tl.load(first_top + chunk * num_places.to(tl.int64)).to(tl.float32)
-            hot = tl.max((top >= threshold).to(tl.int32), axis=0) > 0
-        if hot:
-            at = first_entry + chunk * chunk_stride
-            x16 = tl.load(
-                at + entry, mask=chunk * _ENTRIES + entry < num_entries, other=float("-inf")
-            )
-            x32 = x16.to(tl.float32)
-            candidate = (x32 >= limit) & (chunk * _ENTRIES + entry < num_entries)
-            following = tl.min(tl.where(candidate, entry, _NONE), axis=0)
-            while following < _NONE:
-                if COLUMNS:
-                    owner = following % 8
-                else:
-                    owner = following % (4 * _PER_TILE) // _PER_TILE
-                mine = lane == owner
-                first = _group_of_entry(following, chunk, first_row, COLUMNS)
-                best, best_row = _decide_entry(
-                    values, errors, tl.sum(tl.where(mine, packed, 0), axis=0), first,
-                    group_stride, target_size, target_start,
-                    tl.sum(tl.where(mine, winner, 0), axis=0), width, distance_squared,
-                    PITCH, K, APART,
+    scan = True
+    if not COLUMNS and not APART:
+        scan = tl.max((runner_up >= limit).to(tl.int32), axis=0) > 0
+        if not scan:
+            score, index = _score_candidates(
+                largest >= limit, chunk_of, score, index, packed, winner, values, errors,
+                first_row, target_size, target_start, width, distance_squared,
+                PITCH, K, COLUMNS, APART, TILE_ROWS, STEPS, TILE_COLUMNS,
+            )  # fmt: skip
+    if scan:
+        for chunk in range(chunks):
+            hot = True
+            if COLUMNS:
+                top = tl.load(first_top + chunk * num_places.to(tl.int64)).to(tl.float32)
+                hot = tl.max((top >= threshold).to(tl.int32), axis=0) > 0
+            if hot:
+                inside = chunk * 512 + entry < num_entries
+                x16 = tl.load(
+                    first_entry + chunk * chunk_stride + entry, mask=inside, other=-65504.0
+                )
+                score, index = _score_candidates(
+                    inside & (x16.to(tl.float32) >= limit), tl.zeros((512,), tl.int32) + chunk,
+                    score, index, packed, winner, values, errors,
+                    first_row, target_size, target_start, width, distance_squared,
+                    PITCH, K, COLUMNS, APART, TILE_ROWS, STEPS, TILE_COLUMNS,
                 )  # fmt: skip
-                # Groups of columns interleave: of equal scores in two of them the lower row wins.
-                equal = (score == best) & (best_row < index)
-                better = mine & ((best > score) | equal) & (best_row < _NONE)
-                score = tl.where(better, best, score)
-                index = tl.where(better, best_row, index)
-                following = tl.min(tl.where(candidate & (entry > following), entry, _NONE), axis=0)
-    tl.store(scores + slot, score, mask=usable)
-    tl.store(indices + slot, index, mask=usable)
+    if ASKED:
+        score = (
+            score / scale_of(tl.load(stats + source * 3)) / scale_of(tl.load(stats + target * 3))
+        )
+        tl.store(scores + slot, score, mask=place < num_asked)
+        tl.store(indices + slot, index.to(tl.int64), mask=place < num_asked)
+    else:
+        tl.store(scores + slot, score, mask=usable)
+        tl.store(indices + slot, index, mask=usable)

@@ -11,46 +11,33 @@ The groups are chosen so that nothing has to move between threads in the inner l
   they lie in the registers of one thread;
 * a column's group is 64 rows that are 64 apart: the same place in 64 successive tiles of 64 rows,
   so its maximum is a running elementwise one.
+
+Sizes are arguments and not globals of the kernels: Triton compares each global at every launch,
+which costs more than the launch itself. The tables: ``table`` (M, 3) int64 holds a map's address,
+its number of rows and its first packed row; ``stats`` (M, 3) int32 the bits of its largest
+magnitude, of the largest norm and of the largest rounding error of its descriptors.
 """
 
 import triton
 import triton.language as tl
 
 TILE_ROWS = 64
-TILE_COLUMNS = 256
-STEPS = 64  # tiles of rows per program; the span of rows is TILE_ROWS * STEPS
-SPAN = TILE_ROWS * STEPS
+TILE_COLUMNS = 256  # of a program, as two tiles of half the width
+STEPS = 64  # tiles of rows per program
+SPAN = TILE_ROWS * STEPS  # rows per program
 GROUP = 64  # candidates that share one maximum, either way
-PER_TILE = TILE_COLUMNS // GROUP  # groups of a row in a tile
-ENTRIES = 512  # stored maxima that `decide` reads at once
-ROW_QUERIES = 4  # rows that one program decides
-COLUMN_QUERIES = ENTRIES // TILE_ROWS  # columns that one program decides
-
-_TILE_ROWS: tl.constexpr = tl.constexpr(TILE_ROWS)
-_TILE_COLUMNS: tl.constexpr = tl.constexpr(TILE_COLUMNS)
-_STEPS: tl.constexpr = tl.constexpr(STEPS)
-_GROUP: tl.constexpr = tl.constexpr(GROUP)
-_PER_TILE: tl.constexpr = tl.constexpr(PER_TILE)
-_ENTRIES: tl.constexpr = tl.constexpr(ENTRIES)
-_NONE: tl.constexpr = tl.constexpr(2**31 - 1)
-
-# Columns of the tables: where the map's floats are, how many rows, where its packed rows start.
-_POINTER: tl.constexpr = tl.constexpr(0)
-_SIZE: tl.constexpr = tl.constexpr(1)
-_START: tl.constexpr = tl.constexpr(2)
-_FIELDS: tl.constexpr = tl.constexpr(3)
-# Statistics of a map, float32 (as bits while they grow): largest entry, norm, rounding error.
-_LARGEST: tl.constexpr = tl.constexpr(0)
-_NORM: tl.constexpr = tl.constexpr(1)
-_ERROR: tl.constexpr = tl.constexpr(2)
-_STATS: tl.constexpr = tl.constexpr(3)
+SIZES = {"TILE_ROWS": TILE_ROWS, "TILE_COLUMNS": TILE_COLUMNS, "STEPS": STEPS}
 
 
 @triton.jit
-def _read_rows(table, number, rows, DIM: tl.constexpr, K: tl.constexpr):  # type: ignore[no-untyped-def]
+def _read_rows(  # type: ignore[no-untyped-def]
+    table, number, rows, DIM: tl.constexpr, K: tl.constexpr, ALIGNED: tl.constexpr
+):
     """Rows of a map as given (R, K), with zeros for unusable rows; which are usable; their peak."""
-    source = tl.load(table + number * _FIELDS + _POINTER).to(tl.pointer_type(tl.float32))
-    size = tl.load(table + number * _FIELDS + _SIZE)
+    source = tl.load(table + number * 3).to(tl.pointer_type(tl.float32))
+    if ALIGNED:
+        source = tl.multiple_of(source, 16)
+    size = tl.load(table + number * 3 + 1)
     k = tl.arange(0, K)
     inside = (rows[:, None] < size) & (k[None, :] < DIM)
     values = tl.load(source + rows[:, None] * DIM + k[None, :], mask=inside, other=0.0)
@@ -61,22 +48,24 @@ def _read_rows(table, number, rows, DIM: tl.constexpr, K: tl.constexpr):  # type
 
 
 @triton.jit
-def measure(table, stats, DIM: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+def measure(  # type: ignore[no-untyped-def]
+    table, stats,
+    DIM: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, ALIGNED: tl.constexpr,
+):  # fmt: skip
     """Largest magnitude of the usable descriptors of each map, as the bits of a float32."""
     number = tl.program_id(1)
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    if tl.program_id(0).to(tl.int64) * ROWS < tl.load(table + number * _FIELDS + _SIZE):
-        _, _, peak = _read_rows(table, number, rows, DIM, K)
+    first = tl.program_id(0).to(tl.int64) * ROWS
+    if first < tl.load(table + number * 3 + 1):
+        rows = first + tl.arange(0, ROWS)
+        _, _, peak = _read_rows(table, number, rows, DIM, K, ALIGNED)
         # The bits of positive floats are ordered as the floats are.
-        bits = tl.max(peak, axis=0).to(tl.int32, bitcast=True)
-        tl.atomic_max(stats + number * _STATS + _LARGEST, bits)
+        tl.atomic_max(stats + number * 3, tl.max(peak, axis=0).to(tl.int32, bitcast=True))
 
 
 @triton.jit
 def scale_of(largest_bits):  # type: ignore[no-untyped-def]
     """Power of two that brings a magnitude to 4 .. 8, from its bits: similarities below 4096."""
-    exponent = 256 - (largest_bits >> 23)
-    exponent = tl.minimum(tl.maximum(exponent, 1), 254)
+    exponent = tl.minimum(tl.maximum(256 - (largest_bits >> 23), 1), 254)
     return (exponent << 23).to(tl.float32, bitcast=True)
 
 
@@ -84,17 +73,18 @@ def scale_of(largest_bits):  # type: ignore[no-untyped-def]
 def pack(  # type: ignore[no-untyped-def]
     table, stats, values, half, norms, errors,
     DIM: tl.constexpr, PITCH: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr,
+    ALIGNED: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """Scaled copies of the maps in float32 and float16, and how far the latter are off."""
     number = tl.program_id(1)
-    size = tl.load(table + number * _FIELDS + _SIZE)
-    start = tl.load(table + number * _FIELDS + _START)
+    size = tl.load(table + number * 3 + 1)
+    start = tl.load(table + number * 3 + 2)
     first = tl.program_id(0).to(tl.int64) * ROWS
-    if first < (size + _TILE_ROWS * _STEPS - 1) // (_TILE_ROWS * _STEPS) * _TILE_ROWS * _STEPS:
+    if first < (size + SPAN - 1) // SPAN * SPAN:
         rows = first + tl.arange(0, ROWS)
         k = tl.arange(0, K)
-        given, usable, _ = _read_rows(table, number, rows, DIM, K)
-        scaled = given * scale_of(tl.load(stats + number * _STATS + _LARGEST))
+        given, usable, _ = _read_rows(table, number, rows, DIM, K, ALIGNED)
+        scaled = given * scale_of(tl.load(stats + number * 3))
         rounded = scaled.to(tl.float16)
         kept = rounded.to(tl.float32)
         rest = scaled - kept
@@ -107,9 +97,9 @@ def pack(  # type: ignore[no-untyped-def]
         tl.store(norms + packed, norm)
         tl.store(errors + packed, tl.where(usable, error, -1.0))  # -1 marks an unusable row
         most = tl.max(norm + error, axis=0).to(tl.int32, bitcast=True)
-        tl.atomic_max(stats + number * _STATS + _NORM, most)
+        tl.atomic_max(stats + number * 3 + 1, most)
         most = tl.max(error, axis=0).to(tl.int32, bitcast=True)
-        tl.atomic_max(stats + number * _STATS + _ERROR, most)
+        tl.atomic_max(stats + number * 3 + 2, most)
 
 
 @triton.jit
@@ -144,23 +134,48 @@ def _fold(x, PACKED: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def column_of(place):  # type: ignore[no-untyped-def]
-    """Column of the map at a place of the tiles: groups of 64 columns, 2 every 8 places."""
-    in_tile = place % _TILE_COLUMNS
+def column_of(place, TILE_COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Column of the map at a place of the tiles: four groups of 64 columns, 2 every 8 places."""
+    in_tile = place % TILE_COLUMNS
     group, member = in_tile % 8 // 2, in_tile // 8 * 2 + in_tile % 2
-    return place - in_tile + group * _GROUP + member
+    return place - in_tile + group * (TILE_COLUMNS // 4) + member
+
+
+@triton.jit
+def _load_columns(  # type: ignore[no-untyped-def]
+    half, table, right, asked, place, num_asked,
+    K: tl.constexpr, BOTH: tl.constexpr, TILE_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Half-precision descriptors (K, places), zeros where there is none."""
+    if BOTH:
+        columns = column_of(place, TILE_COLUMNS)
+    else:
+        columns = tl.load(asked + place, mask=place < num_asked, other=-1)
+    inside = (columns >= 0) & (columns < tl.load(table + right * 3 + 1))
+    at = (tl.load(table + right * 3 + 2) + columns).to(tl.int64)
+    k = tl.arange(0, K)
+    return tl.load(half + at[None, :] * K + k[:, None], mask=inside[None, :], other=0.0)
+
+
+@triton.jit
+def _store_columns(column_maxima, column_tops, top, at_span, place, TILE_ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
+    tl.store(column_tops + at_span + place, tl.max(top.to(tl.float32), axis=0).to(tl.float16))
+    r = tl.arange(0, TILE_ROWS)
+    out = column_maxima + at_span * TILE_ROWS + (r * 8)[:, None]
+    tl.store(out + (place // 8 * TILE_ROWS * 8 + place % 8)[None, :], top)
 
 
 @triton.jit
 def group_maxima(  # type: ignore[no-untyped-def]
-    half, table, pairs, asked, row_maxima, column_maxima, column_tops,
-    first_row, num_rows, num_places, asked_stride,
-    K: tl.constexpr, BOTH: tl.constexpr, PACKED: tl.constexpr,
+    half, table, asked, row_maxima, column_maxima, column_tops,
+    left_first, right_first, first_row, num_rows, num_places, num_asked,
+    K: tl.constexpr, BOTH: tl.constexpr, PACKED: tl.constexpr, TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """Largest similarity of each column in each group of rows, and with BOTH of each row too.
 
     Program (b, s, p): tile b of 256 columns, span s of 4096 rows, pair p. Rows are those of the
-    left map of the pair from first_row; columns are those of the right map in the order of
+    left map (left_first + p) from first_row; columns are those of the right map in the order of
     `column_of` with BOTH, else the rows of the right map that ``asked`` names (-1: none).
 
     Stored, all float16: row_maxima [row / 4, tile, row % 4, 4 groups], column_maxima
@@ -168,41 +183,46 @@ def group_maxima(  # type: ignore[no-untyped-def]
     maximum of a whole span.
     """
     block, span, pair = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    left, right = tl.load(pairs + pair * 2), tl.load(pairs + pair * 2 + 1)
-    left_size = tl.load(table + left * _FIELDS + _SIZE)
-    row = first_row + span * _TILE_ROWS * _STEPS
-    if row < left_size:
+    left, right = left_first + pair, right_first + pair
+    row = first_row + span * TILE_ROWS * STEPS
+    if row < tl.load(table + left * 3 + 1):
         k = tl.arange(0, K)
-        r = tl.arange(0, _TILE_ROWS)
-        place = block * _TILE_COLUMNS + tl.arange(0, _TILE_COLUMNS)
-        if BOTH:
-            columns = column_of(place)
-        else:
-            columns = tl.load(asked + pair * asked_stride + place)
-        columns = tl.where(columns < tl.load(table + right * _FIELDS + _SIZE), columns, -1)
-        at = (tl.load(table + right * _FIELDS + _START) + columns).to(tl.int64)
-        b = tl.load(half + at[None, :] * K + k[:, None], mask=columns[None, :] >= 0, other=0.0)
-        start = tl.load(table + left * _FIELDS + _START) + row
+        r = tl.arange(0, TILE_ROWS)
+        # Two tiles of half the width leave registers for three programs at a time, so that one
+        # multiplies while another takes maxima.
+        width: tl.constexpr = TILE_COLUMNS // 2
+        place0 = block * TILE_COLUMNS + tl.arange(0, width)
+        place1 = place0 + width
+        list_of_pair = asked + pair * num_asked
+        b0 = _load_columns(
+            half, table, right, list_of_pair, place0, num_asked, K, BOTH, TILE_COLUMNS
+        )
+        b1 = _load_columns(
+            half, table, right, list_of_pair, place1, num_asked, K, BOTH, TILE_COLUMNS
+        )
+        start = tl.load(table + left * 3 + 2) + row
         tile = half + start.to(tl.int64) * K + r[:, None] * K + k[None, :]
-        top = tl.full((_TILE_ROWS, _TILE_COLUMNS), float("-inf"), tl.float16)
+        top0 = tl.full((TILE_ROWS, width), float("-inf"), tl.float16)
+        top1 = top0
         if BOTH:
-            stride = num_places // _TILE_COLUMNS * 4 * _PER_TILE  # of four rows
-            bundle = row_maxima + (span.to(tl.int64) * (_TILE_ROWS * _STEPS // 4)) * stride
-            bundle += block * 4 * _PER_TILE
-            group = tl.arange(0, _PER_TILE)
-            entry = bundle + (r // 4 * stride + r % 4 * _PER_TILE)[:, None] + group[None, :]
-        for step in tl.range(0, _STEPS, loop_unroll_factor=2):
-            a = tl.load(tile + step * _TILE_ROWS * K)
-            x = _to_half(tl.dot(a, b), PACKED)
-            top = _larger(top, x, PACKED)
+            stride = num_places // TILE_COLUMNS * 16  # four groups of each of four rows
+            bundle = row_maxima + (span.to(tl.int64) * (TILE_ROWS * STEPS // 4)) * stride
+            group = tl.arange(0, 4)
+            entry = bundle + block * 16 + (r // 4 * stride + r % 4 * 4)[:, None] + group[None, :]
+        for step in tl.range(0, STEPS, loop_unroll_factor=4):
+            a = tl.load(tile + step * TILE_ROWS * K)
+            x0 = _to_half(tl.dot(a, b0), PACKED)
+            top0 = _larger(top0, x0, PACKED)
             if BOTH:
-                x = _fold(_fold(_fold(_fold(_fold(x, PACKED), PACKED), PACKED), PACKED), PACKED)
-                even, odd = tl.split(tl.reshape(x, (_TILE_ROWS, _PER_TILE, 2)))
+                x0 = _fold(_fold(_fold(_fold(x0, PACKED), PACKED), PACKED), PACKED)
+            x1 = _to_half(tl.dot(a, b1), PACKED)
+            top1 = _larger(top1, x1, PACKED)
+            if BOTH:
+                x1 = _fold(_fold(_fold(_fold(x1, PACKED), PACKED), PACKED), PACKED)
+                eight = _larger(x0, x1, PACKED)
+                even, odd = tl.split(tl.reshape(eight, (TILE_ROWS, 4, 2)))
                 tl.store(entry, tl.maximum(even, odd))
-                entry += _TILE_ROWS // 4 * stride
-        spans = num_rows // (_TILE_ROWS * _STEPS)
-        at_span = (pair * spans + span).to(tl.int64) * num_places
-        tl.store(column_tops + at_span + place, tl.max(top.to(tl.float32), axis=0).to(tl.float16))
-        out = column_maxima + at_span * _TILE_ROWS
-        out += (place // 8 * _TILE_ROWS * 8 + place % 8)[None, :] + (r * 8)[:, None]
-        tl.store(out, top)
+                entry += TILE_ROWS // 4 * stride
+        at_span = (pair * (num_rows // (TILE_ROWS * STEPS)) + span).to(tl.int64) * num_places
+        _store_columns(column_maxima, column_tops, top0, at_span, place0, TILE_ROWS)
+        _store_columns(column_maxima, column_tops, top1, at_span, place1, TILE_ROWS)

@@ -5,7 +5,7 @@ same functions as the CPU engine `blocked`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -15,7 +15,8 @@ from matching.kernels import decide as second
 from matching.kernels import group_maxima as first
 
 MAX_DIMENSION = 64  # of a descriptor; similarities of halves could overflow beyond
-_BYTES = 1 << 30  # for the stored maxima of one direction; larger searches go in chunks
+_FLOAT = torch.float32
+_BYTES = 5 << 28  # for the stored maxima of one direction; larger searches go in chunks
 _PACK_ROWS = 64  # rows per program when packing
 
 
@@ -31,7 +32,6 @@ class _Pack:
         half: The same in half precision, (R, K) with K a power of two.
         norms: Norm of each half-precision row, (R,) float32.
         errors: Norm of what half precision drops, (R,) float32; -1 for an unusable row.
-        pairs: Pair lists already on the device.
     """
 
     maps: list[Tensor]
@@ -41,7 +41,6 @@ class _Pack:
     half: Tensor
     norms: Tensor
     errors: Tensor
-    pairs: dict[tuple[tuple[int, int], ...], Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,24 +62,30 @@ def prepare(maps: Sequence[Tensor]) -> list[DescriptorMap]:
     padded = [_pad(size, first.SPAN) for size in sizes]
     starts = [sum(padded[:number]) for number in range(len(flat))]
     rows, pitch, k = max(sum(padded), first.SPAN), _pad(dim, 4), max(16, _power_of_two(dim))
+    # One upload: the table, and behind it zeros for the statistics (each launch costs time).
     fields = [
-        [desc.data_ptr(), size, at] for desc, size, at in zip(flat, sizes, starts, strict=True)
+        number
+        for desc, size, at in zip(flat, sizes, starts, strict=True)
+        for number in (desc.data_ptr(), size, at)
     ]
+    uploaded = torch.tensor(fields + [0] * (2 * len(flat))).to(device, non_blocking=True)
+    norms_and_errors = torch.empty(2, rows, device=device)
     pack = _Pack(
         maps=flat,
-        table=torch.tensor(fields).to(device, non_blocking=True),
-        stats=torch.zeros(len(flat), 3, dtype=torch.int32, device=device),
+        table=uploaded[: 3 * len(flat)].view(-1, 3),
+        stats=uploaded[3 * len(flat) :].view(torch.int32)[: 3 * len(flat)].view(-1, 3),
         values=torch.empty(rows, pitch, device=device),
         half=torch.empty(rows, k, dtype=torch.float16, device=device),
-        norms=torch.empty(rows, device=device),
-        errors=torch.empty(rows, device=device),
+        norms=norms_and_errors[0],
+        errors=norms_and_errors[1],
     )
     grid = (max(padded, default=0) // _PACK_ROWS, len(flat))
     if grid[0]:
-        first.measure[grid](pack.table, pack.stats, DIM=dim, K=k, ROWS=_PACK_ROWS)
+        aligned = all(desc.data_ptr() % 16 == 0 for desc in flat)
+        first.measure[grid](pack.table, pack.stats, DIM=dim, K=k, ROWS=_PACK_ROWS, ALIGNED=aligned)
         first.pack[grid](
             pack.table, pack.stats, pack.values, pack.half, pack.norms, pack.errors,
-            DIM=dim, PITCH=pitch, K=k, ROWS=_PACK_ROWS,
+            DIM=dim, PITCH=pitch, K=k, ROWS=_PACK_ROWS, ALIGNED=aligned, SPAN=first.SPAN,
         )  # fmt: skip
     widths = [
         desc.shape[1] if desc.ndim == 3 else size for desc, size in zip(maps, sizes, strict=True)
@@ -92,60 +97,43 @@ def prepare(maps: Sequence[Tensor]) -> list[DescriptorMap]:
 
 
 def search(
-    sources: Sequence[DescriptorMap], rows: Sequence[Tensor], targets: Sequence[DescriptorMap]
-) -> list[tuple[Tensor, Tensor]]:
+    sources: Sequence[DescriptorMap], asked: Tensor, targets: Sequence[DescriptorMap]
+) -> tuple[Tensor, Tensor]:
     """Nearest neighbours of some rows of each source map in the target map of the same place.
 
-    All pairs go in one launch; the maps must come from one call of `prepare`.
+    All pairs go in one launch. The sources, and the targets, must be consecutive maps of one call
+    of `prepare`.
 
     Args:
         sources: P maps that hold the queries.
-        rows: P tensors (S,) int64: rows of the source maps; -1 asks nothing.
+        asked: Rows of the source maps, (P, S) int64; -1 asks nothing.
         targets: P maps.
 
     Returns:
-        P pairs: row of the target map, (S,) int64, -1 where there is none, and similarity, (S,)
+        Row of the target map, (P, S) int64, -1 where there is none, and similarity, (P, S)
         float32, -inf there.
     """
     pack = sources[0].pack
-    counts = [len(asked) for asked in rows]
-    places = _pad(max(counts), first.TILE_COLUMNS)
-    asked = torch.full((len(rows), places), -1, dtype=torch.int32, device=pack.half.device)
-    if len(set(counts)) == 1:
-        asked[:, : counts[0]] = torch.stack(list(rows))
-    else:
-        for pair, numbers in enumerate(rows):
-            asked[pair, : counts[pair]] = numbers
-    indices = torch.full_like(asked, -1)
-    scores = torch.full(asked.shape, -torch.inf, device=asked.device)
+    asked = asked.contiguous()
+    num_asked = asked.shape[1]
     num_rows = max(_pad(target.size, first.SPAN) for target in targets)
-    if places and num_rows:
-        per_place = num_rows // first.SPAN * first.TILE_ROWS * 2
-        step = max(1, _BYTES // (per_place * places))  # pairs at once, else slices of places
-        slice_places = max(first.TILE_COLUMNS, _BYTES // per_place)
-        slice_places -= slice_places % first.TILE_COLUMNS
-        for start in range(0, len(rows), step):
-            some = slice(start, start + step)
-            pairs = _pairs(pack, targets[some], sources[some])
-            for place in range(0, places, slice_places):
-                part = slice(place, min(place + slice_places, places))
-                _search_columns(
-                    pack,
-                    pairs,
-                    asked[some, part],
-                    indices[some, part],
-                    scores[some, part],
-                    num_rows,
-                )
-    scales = _scales(pack)
-    numbers0 = [source.number for source in sources]
-    numbers1 = [target.number for target in targets]
-    scores = scores / scales[numbers0, None] / scales[numbers1, None]
-    indices = indices.long()
-    return [
-        (index[:count], score[:count])
-        for index, score, count in zip(indices, scores, counts, strict=True)
-    ]
+    if not num_asked or not num_rows:
+        return torch.full_like(asked, -1), asked.new_full(asked.shape, -torch.inf, dtype=_FLOAT)
+    per_place = num_rows // first.SPAN * first.TILE_ROWS * 2
+    if num_asked > first.TILE_COLUMNS and per_place * num_asked > _BYTES:
+        halves = asked.tensor_split(2, dim=1)
+        parts = [search(sources, half, targets) for half in halves]
+        return torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 1)
+    places = _pad(num_asked, first.TILE_COLUMNS)
+    step = max(1, _BYTES // (per_place * places))  # pairs that fit the memory at once
+    indices, scores = torch.empty_like(asked), torch.empty_like(asked, dtype=_FLOAT)
+    for start in range(0, len(asked), step):
+        part = slice(start, start + step)
+        _search_pairs(
+            pack, sources[start].number, targets[start].number, num_rows, places,
+            asked[part], indices[part], scores[part],
+        )  # fmt: skip
+    return indices, scores
 
 
 def search_both(
@@ -193,64 +181,69 @@ def _sweep(
         return results
     places = _pad(map1.size, first.TILE_COLUMNS)
     all_rows = _pad(map0.size, first.SPAN)
-    spans = max(1, min(all_rows, _BYTES // (places // first.GROUP * 2)) // first.SPAN)
+    fitting = max(1, _BYTES // (places // first.GROUP * 2) // first.SPAN)  # spans at once
+    chunks = -(-all_rows // (fitting * first.SPAN))
+    spans = -(-all_rows // (chunks * first.SPAN))  # the same in every chunk
     rows = spans * first.SPAN
     half = torch.float16
     row_maxima = torch.empty(rows * places // first.GROUP, dtype=half, device=device)
     column_maxima = torch.empty(spans * places * first.TILE_ROWS, dtype=half, device=device)
     tops = torch.empty(spans * places, dtype=half, device=device)
-    pairs = _pairs(pack, [map0], [map1])
+    unused = pack.stats  # no list of asked rows
     squared = distance_px * distance_px
     for start in range(0, all_rows, rows):
         here = min(rows, all_rows - start)
         first.group_maxima[(places // first.TILE_COLUMNS, here // first.SPAN, 1)](
-            pack.half, pack.table, pairs, pairs, row_maxima, column_maxima, tops,
-            start, rows, places, 0,
-            K=pack.half.shape[1], BOTH=True, PACKED=_packed(device), num_warps=4, num_stages=3,
+            pack.half, pack.table, unused, row_maxima, column_maxima, tops,
+            map0.number, map1.number, start, rows, places, 0,
+            K=pack.half.shape[1], BOTH=True, PACKED=_packed(device), **first.SIZES,
+            num_warps=4, num_stages=3,
         )  # fmt: skip
         for columns in (False, True):
             index, score = results[columns]
             others = index if winners is None else winners[columns][0]
-            queries = first.COLUMN_QUERIES if columns else first.ROW_QUERIES
-            second.decide[((places if columns else here) // queries, 1)](
-                pack.values, pack.norms, pack.errors, pack.table, pack.stats, pairs, pairs,
+            queries = second.COLUMN_QUERIES if columns else second.ROW_QUERIES
+            count = places if columns else min(here, map0.size - start)
+            second.decide[(triton.cdiv(count, queries), 1)](
+                pack.values, pack.norms, pack.errors, pack.table, pack.stats, unused,
                 column_maxima if columns else row_maxima, tops, others, index, score,
-                start, rows, places, 0, 0, (map0 if columns else map1).width, squared,
+                map0.number, map1.number, start, rows, places, 0,
+                (map0 if columns else map1).width, squared,
                 PITCH=pack.values.shape[1], K=pack.half.shape[1], COLUMNS=columns, ASKED=False,
-                APART=winners is not None, num_warps=1,
+                APART=winners is not None, **first.SIZES, num_warps=1,
             )  # fmt: skip
     return results
 
 
-def _search_columns(
-    pack: _Pack, pairs: Tensor, asked: Tensor, indices: Tensor, scores: Tensor, num_rows: int
+def _search_pairs(
+    pack: _Pack,
+    source: int,
+    target: int,
+    num_rows: int,
+    places: int,
+    asked: Tensor,
+    indices: Tensor,
+    scores: Tensor,
 ) -> None:
-    """Fill in the neighbours of the asked rows (P, places) among all rows of the other maps."""
-    num_pairs, places = asked.shape
+    """Neighbours of the asked rows (P, S) of maps ``source ...`` in maps ``target ...``."""
+    num_pairs, num_asked = asked.shape
     spans = num_rows // first.SPAN
     half, device = torch.float16, pack.half.device
     maxima = torch.empty(num_pairs * spans * places * first.TILE_ROWS, dtype=half, device=device)
     tops = torch.empty(num_pairs * spans * places, dtype=half, device=device)
-    k, pitch, stride = pack.half.shape[1], pack.values.shape[1], asked.stride(0)
+    k, pitch = pack.half.shape[1], pack.values.shape[1]
     first.group_maxima[(places // first.TILE_COLUMNS, spans, num_pairs)](
-        pack.half, pack.table, pairs, asked, maxima, maxima, tops,
-        0, num_rows, places, stride,
-        K=k, BOTH=False, PACKED=_packed(device), num_warps=4, num_stages=3,
+        pack.half, pack.table, asked, maxima, maxima, tops,
+        target, source, 0, num_rows, places, num_asked,
+        K=k, BOTH=False, PACKED=_packed(device), **first.SIZES,
+            num_warps=4, num_stages=3,
     )  # fmt: skip
-    second.decide[(places // first.COLUMN_QUERIES, num_pairs)](
-        pack.values, pack.norms, pack.errors, pack.table, pack.stats, pairs, asked,
+    second.decide[(places // second.COLUMN_QUERIES, num_pairs)](
+        pack.values, pack.norms, pack.errors, pack.table, pack.stats, asked,
         maxima, tops, indices, indices, scores,
-        0, num_rows, places, places, stride, 1, 0.0,
-        PITCH=pitch, K=k, COLUMNS=True, ASKED=True, APART=False, num_warps=1,
+        target, source, 0, num_rows, places, num_asked, 1, 0.0,
+        PITCH=pitch, K=k, COLUMNS=True, ASKED=True, APART=False, **first.SIZES, num_warps=1,
     )  # fmt: skip
-
-
-def _pairs(pack: _Pack, lefts: Sequence[DescriptorMap], rights: Sequence[DescriptorMap]) -> Tensor:
-    """Numbers of the maps whose rows are searched and of those that ask, (P, 2) int32."""
-    key = tuple((left.number, right.number) for left, right in zip(lefts, rights, strict=True))
-    if key not in pack.pairs:
-        pack.pairs[key] = torch.tensor(key, dtype=torch.int32).to(pack.half.device)
-    return pack.pairs[key]
 
 
 def _scales(pack: _Pack) -> Tensor:

@@ -366,7 +366,7 @@ def test_wrong_input_is_refused() -> None:
         nearest_neighbours_many([flat], [])
     with pytest.raises(InputError, match=r"\(H, W, d\)"):
         seeded_matches([flat], [flat], [torch.zeros(1, 2, dtype=torch.long)])
-    with pytest.raises(InputError, match="outside the 2 x 2"):
+    with pytest.raises(InputError, match="outside its 2 x 2"):
         seeded_matches([grid], [grid], [torch.tensor([[0, 2]])])
     with pytest.raises(InputError, match="integer x, y"):
         seeded_matches([grid], [grid], [torch.zeros(1, 2)])

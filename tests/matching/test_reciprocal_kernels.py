@@ -1,0 +1,44 @@
+"""The GPU kernels' arithmetic on the CPU, in Triton's interpreter, where Triton is installed."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import os
+os.environ["TRITON_INTERPRET"] = "1"
+import torch
+torch.set_num_threads(1)
+from matching.kernels import blocked, tensor_core
+from tests.matching.descriptor_fields import flat_pair, smooth_pair
+
+def same(found, expected):
+    for ours, theirs in zip(found, expected):
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+for kind in ("random", "duplicated", "holes"):
+    maps = flat_pair(kind, 41, 37, 24, seed=1)
+    found = tensor_core.search_both(*tensor_core.prepare(maps))
+    for ours, theirs in zip(found, blocked.search_both(*blocked.prepare(maps))):
+        same(ours, theirs)
+maps = [desc for pair in zip(*(smooth_pair((5, 9), (6, 8), seed=i) for i in (1, 2))) for desc in pair]
+asked = torch.tensor([[3, 44, -1, 7], [0, 1, 2, 3]])
+results = []
+for engine in (tensor_core, blocked):
+    prepared = engine.prepare(maps)
+    results.append(engine.search(prepared[:2], asked, prepared[2:]))
+same(*results)
+small = [maps[0][:3, :4], maps[2][:3, :4]]
+found = tensor_core.search_both(*tensor_core.prepare(small), 1.5)
+for ours, theirs in zip(found, blocked.search_both(*blocked.prepare(small), 1.5)):
+    same(ours, theirs)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_interpreted_kernels_agree_with_the_cpu_engine() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
