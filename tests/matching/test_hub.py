@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from matching.checkpoint import convert_checkpoint, save_checkpoint
 from matching.errors import MissingPackageError
 from matching.hub import download, is_hub_id
+from matching.network import NetworkConfig, build_network
+from tests.matching.matcher_suite import textured
 
 pytest.importorskip("huggingface_hub")
 
@@ -39,6 +43,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[str] = []
         self.cuts = 0
+        self.files = {"config.json": CONFIG, "model.safetensors": WEIGHTS}
 
     @property
     def url(self) -> str:
@@ -60,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, *, body: bool) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
-        files = {"config.json": CONFIG, "model.safetensors": WEIGHTS}
+        files = self.server.files
         name = self.path.rpartition("/")[2]
         known = self.path in {
             f"/{REPO}/resolve/{revision}/{name}" for revision in ("main", "v1", COMMIT)
@@ -133,6 +138,15 @@ except InputError as error:
 
 def fetch(cache: Path, endpoint: str, hub_id: str = REPO, *, offline: bool = False) -> Any:
     """`download` in a process of its own: the client reads its environment when imported."""
+    done = in_a_process(cache, endpoint, ["-c", PROGRAM, hub_id], offline=offline)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_a_process(
+    cache: Path, endpoint: str, arguments: list[str], *, offline: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Python with the client pointed at the local server and a cache of its own."""
     environment = {
         **os.environ,
         "HF_ENDPOINT": endpoint,
@@ -143,16 +157,14 @@ def fetch(cache: Path, endpoint: str, hub_id: str = REPO, *, offline: bool = Fal
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, hub_id],
+    return subprocess.run(
+        [sys.executable, *arguments],
         cwd=Path(__file__).parents[2],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def blobs(cache: Path) -> list[Path]:
@@ -169,6 +181,31 @@ def test_a_repository_is_fetched_once_and_found_offline(tmp_path: Path, hub: Hub
     assert again == {"folder": str(folder)}
     assert [request for request in hub.requests if request.startswith("GET")] == fetched
     assert fetch(tmp_path, hub.url, f"{REPO}@v1") == {"folder": str(folder)}
+
+
+def test_command_line_matches_with_a_hub_id(tmp_path: Path, hub: Hub) -> None:
+    config = NetworkConfig(
+        architecture="AsymmetricCroCo3DStereo",
+        img_size=(64, 64),
+        enc_embed_dim=16,
+        enc_depth=1,
+        enc_num_heads=2,
+        dec_embed_dim=8,
+        dec_depth=1,
+        dec_num_heads=2,
+    )
+    save_checkpoint(config, build_network(config).state_dict(), tmp_path / "a.safetensors")
+    folder = convert_checkpoint(tmp_path / "a.safetensors", tmp_path / "folder")
+    hub.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    photo = tmp_path / "photo.png"
+    Image.fromarray(textured(48, 64)).save(photo)
+    command = ["groundloc.py", "match", str(photo), str(photo), "--matcher", REPO, "--json"]
+    command += ["--set", "matcher.min_confidence=0"]
+    done = in_a_process(tmp_path / "cache", hub.url, command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    assert result["matcher"]["name"] == REPO
+    assert len(result["keypoints0"]) == result["num_matches"]
 
 
 def test_what_is_not_there_is_said_in_one_line(tmp_path: Path, hub: Hub) -> None:
