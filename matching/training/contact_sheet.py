@@ -22,6 +22,7 @@ def contact_sheet(
     device: torch.device | str = "cpu",
     *,
     image_size: tuple[int, int] = (256, 192),
+    texture_size: int = 256,
     difficulty: float = 1.0,
     links: bool = True,
     progress: Progress = silent,
@@ -34,12 +35,16 @@ def contact_sheet(
         count: Pairs.
         device: Where to render; on the CPU a pair of 256x192 takes about a second.
         image_size: (width, height) of each image.
+        texture_size: Pixels per side of the textures, a power of two.
         difficulty: 0 to 1.
         links: Draw some correspondences.
         progress: Callback.
     """
     on_gpu = torch.device(device).type == "cuda"
-    world = PairWorld(device, texture_seed=seed, textures_per_style=8 if on_gpu else 3)
+    per_style = 8 if on_gpu else 3
+    world = PairWorld(
+        device, texture_seed=seed, textures_per_style=per_style, texture_size=texture_size
+    )
     batch = world(seed, pairs=count, image_size=image_size, difficulty=difficulty)
     rows = -(-count // PAIRS_PER_ROW)
     width, height = image_size

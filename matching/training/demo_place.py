@@ -195,17 +195,18 @@ def _street(b: PlaceBuilder) -> None:
         b.add(Kind.CYLINDER, (x, y, 0.28), (0.36, 0.36, 0.28), pot)
 
 
-def demo_place(seed: int = 0) -> DemoPlace:
+def demo_place(seed: int = 0, *, texture_size: int = 512) -> DemoPlace:
     """The demo's street corner with cameras and light.
 
     Args:
         seed: Of textures and small variations; the layout stays the same.
+        texture_size: Pixels per side of the textures, a power of two.
 
     Returns:
         24 map shots on an arc in front of the corner in sunlight, and 12 query shots off that arc
         in other light: another sun, overcast, evening, night with street lamps.
     """
-    b = PlaceBuilder(seed)
+    b = PlaceBuilder(seed, texture_size)
     _ground(b)
     _facades(b)
     _fountain(b)

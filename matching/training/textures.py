@@ -124,12 +124,17 @@ class Painter:
 
     def color(self, low: float = 0.05, high: float = 0.8, chroma: float = 0.35) -> torch.Tensor:
         """A random colour, (3, 1, 1): mostly the earthy hues of buildings, at times any hue."""
-        value, warm = self.uniform(low, high), self.uniform() < 0.7
-        hue = self.uniform(0.02, 0.13) if warm else self.uniform()
-        saturation = min(0.9, chroma * 1.6 * self.uniform() ** 0.7)
+        return self.colors(1, low, high, chroma)[0]
+
+    def colors(self, count: int, low: float, high: float, chroma: float) -> torch.Tensor:
+        """`color`, several at once, (count, 3, 1, 1)."""
+        value, warm, hue, saturation = torch.rand(4, count, 1, generator=self.generator)
+        hue = torch.where(warm < 0.7, 0.02 + 0.11 * hue, hue)
+        saturation = (chroma * 1.6 * saturation**0.7).clamp_max(0.9)
         wheel = (torch.tensor([0.0, 4.0, 2.0]) + hue * 6) % 6
         pure = ((wheel - 3).abs() - 1).clamp(0, 1)
-        return (value * (1 - saturation * (1 - pure))).reshape(3, 1, 1)
+        value = low + (high - low) * value
+        return (value * (1 - saturation * (1 - pure))).reshape(count, 3, 1, 1)
 
     def noise(self, slope: float, lowest: float = 1.0) -> torch.Tensor:
         """Gaussian noise with spectrum 1 / f^slope above a lowest frequency, (S, S), unit std."""
@@ -240,7 +245,9 @@ class Painter:
         tones = torch.rand(n, generator=self.generator)
         offset = torch.rand(n, generator=self.generator)
         grain = self.noise(1.3)
-        rows = (torch.floor((y * 0.125 + offset[board]) * self.size).long()) % self.size
+        # an eighth of the noise, there and back: drawn out along the boards, and seamless
+        along = (2 * y - 1).abs() * 0.125 + offset[board]
+        rows = torch.floor(along * self.size).long() % self.size
         columns = torch.arange(self.size).expand(self.size, -1)
         streak = grain[rows, columns]
         fx = x * n - torch.floor(x * n)
@@ -268,31 +275,38 @@ class Painter:
         size = self.size
         base = self.color(0.1, 0.7, 0.4)
         image = base.expand(3, size, size).clone()
-        spread, stripes = self.uniform(0.15, 0.6), self.uniform()
-        for k in range(count):
-            radius = size * 2 ** self.uniform(-6.5, -2.0) * (1.3 - k / count)
-            self._stamp(image, base, radius, spread, stripes)
+        spread, striped = self.uniform(0.15, 0.6), self.uniform() > 0.5
+        paints = base + (self.colors(count, 0.02, 0.9, 0.5) - base) * min(1.0, spread * 1.8)
+        draws = torch.rand(count, 9, generator=self.generator).tolist()
+        for k, draw in enumerate(draws):
+            radius = size * 2 ** (-6.5 + 4.5 * draw[0]) * (1.3 - k / count)
+            self._stamp(image, paints[k], radius, striped and draw[1] > 0.6, draw[2:])
         return image * (1 + 0.06 * self.noise(0.7))
 
     def _stamp(
-        self, image: torch.Tensor, base: torch.Tensor, radius: float, spread: float, stripes: float
+        self,
+        image: torch.Tensor,
+        paint: torch.Tensor,
+        radius: float,
+        striped: bool,
+        draws: list[float],
     ) -> None:
         """Paint one soft-edged ellipse, rectangle or rhombus, wrapping at the borders."""
         size = self.size
-        aspect, angle = 2 ** self.uniform(-1.2, 1.2), self.uniform(0, math.pi)
+        aspect, angle = 2 ** (2.4 * draws[0] - 1.2), math.pi * draws[1]
         long, short = radius * aspect, radius / aspect
-        cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
+        cosine, sine = math.cos(angle), math.sin(angle)
         limit = size // 2 - 1
-        reach_y = min(limit, int(long * sine + short * cosine) + 2)
-        reach_x = min(limit, int(long * cosine + short * sine) + 2)
-        cy, cx = self.uniform(0, size), self.uniform(0, size)
+        reach_y = min(limit, int(long * abs(sine) + short * abs(cosine)) + 2)
+        reach_x = min(limit, int(long * abs(cosine) + short * abs(sine)) + 2)
+        cy, cx = size * draws[2], size * draws[3]
         span_y = torch.arange(-reach_y, reach_y + 1)
         span_x = torch.arange(-reach_x, reach_x + 1)
         dy = (span_y + (math.floor(cy) - cy))[:, None]
         dx = (span_x + (math.floor(cx) - cx))[None]
-        a = (dx * math.cos(angle) + dy * math.sin(angle)) / aspect
-        b = (dy * math.cos(angle) - dx * math.sin(angle)) * aspect
-        shape = self.integer(0, 3)
+        a = (dx * cosine + dy * sine) / aspect
+        b = (dy * cosine - dx * sine) * aspect
+        shape = int(3 * draws[4])
         if shape == 0:
             distance = (a * a + b * b).sqrt()
         elif shape == 1:
@@ -300,13 +314,11 @@ class Painter:
         else:
             distance = a.abs() + b.abs()
         alpha = (radius - distance + 0.5).clamp(0, 1)
+        if striped:
+            wave = torch.sin(a * (0.05 + 1.15 * draws[5]))
+            paint = paint * (1 + 0.5 * draws[6] * wave)
         rows = (span_y + math.floor(cy)) % size
         columns = (span_x + math.floor(cx)) % size
-        own = self.color(0.02, 0.9, 0.5)
-        paint = base + (own - base) * min(1.0, spread * 1.8)
-        if stripes > 0.5 and self.uniform() > 0.6:
-            wave = torch.sin(a * self.uniform(0.05, 1.2) + self.uniform(0, 6))
-            paint = paint * (1 + self.uniform(0, 0.5) * wave)
         patch = image[:, rows[:, None], columns[None]]
         image[:, rows[:, None], columns[None]] = patch + (paint - patch) * alpha
 

@@ -1,0 +1,79 @@
+"""Procedural textures and their mip-mapped sampling."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from matching.training.draft import SURFACES, Palette
+from matching.training.textures import Painter, TextureBank, paint
+
+STYLES = sorted({style for styles in SURFACES.values() for style in styles})
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_styles_are_seamless_and_follow_their_seed(style: str) -> None:
+    def make(seed: int) -> torch.Tensor:
+        image = getattr(Painter(64, torch.Generator().manual_seed(seed)), style)()
+        return torch.as_tensor(image).expand(3, 64, 64)
+
+    image = make(1)
+    assert torch.isfinite(image).all() and torch.equal(image, make(1))
+    assert not torch.equal(image, make(2))
+    # the step over the border is not larger than steps elsewhere; pictures and pages have an edge
+    if style not in ("marks", "poster", "glass"):
+        for axis in (1, 2):
+            inner = (image.narrow(axis, 1, 63) - image.narrow(axis, 0, 63)).abs()
+            steps = inner.amax(dim=(0, 3 - axis)) if axis == 1 else inner.amax(dim=(0, 1))
+            border = (image.select(axis, 0) - image.select(axis, 63)).abs().max()
+            assert float(border) <= 1.5 * float(steps.max()) + 0.02
+
+
+def test_mip_levels_are_means_and_sampling_is_trilinear() -> None:
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    bank = TextureBank.from_images(images)
+    assert bank.num_levels == 4 and len(bank.texels) == 3 * (64 + 16 + 4 + 1)
+    index = torch.arange(3)
+    centre = torch.full((3,), 2.5 / 8)  # texel 2's centre, in repeats
+    exact = bank.sample(index, centre, centre + 1 / 8, torch.zeros(3))
+    torch.testing.assert_close(exact, images[:, :, 3, 2], atol=8e-3, rtol=0)  # 8 bits of a root
+    top = bank.sample(index, centre, centre, torch.full((3,), 9.0))
+    torch.testing.assert_close(top, images.mean((2, 3)), atol=1e-2, rtol=0)
+    half = F.avg_pool2d(images, 2)
+    quarter_turn = torch.full((3,), 1.5 / 4)
+    exact = bank.sample(index, quarter_turn, quarter_turn, torch.ones(3))
+    torch.testing.assert_close(exact, half[:, :, 1, 1], atol=8e-3, rtol=0)
+
+
+def test_sampling_repeats() -> None:
+    bank = paint(["noisy", "bricks"], 16, 0)
+    generator = torch.Generator().manual_seed(1)
+    u, v, lod = (torch.rand(50, generator=generator) for _ in range(3))
+    index = (torch.rand(50, generator=generator) * 2).long()
+    once = bank.sample(index, u, v, 3 * lod)
+    again = bank.sample(index, u - 3, v + 5, 3 * lod)
+    torch.testing.assert_close(once, again, atol=1e-4, rtol=0)
+
+
+def test_minified_texture_is_smooth() -> None:
+    """A texture seen from far off keeps its mean and loses its grain: no aliasing."""
+    bank = paint(["bricks"], 64, 3)
+    u = torch.linspace(0, 40, 500)
+    zero = torch.zeros(500)
+    near = bank.sample(zero, u, u * 0.7, zero)
+    far = bank.sample(zero, u, u * 0.7, zero + 5)
+    assert float(far.std(0).max()) < 0.35 * float(near.std(0).max())
+    torch.testing.assert_close(far.mean(0), near.mean(0), atol=0.06, rtol=0)
+
+
+def test_bad_banks_are_refused() -> None:
+    with pytest.raises(ValueError, match="power of 2"):
+        TextureBank.from_images(torch.zeros(1, 3, 12, 12))
+    with pytest.raises(ValueError, match="no texture style 'wallpaper'"):
+        paint(["wallpaper"], 8, 0)
+
+
+def test_palette_knows_every_surface() -> None:
+    palette = Palette.paint(0, per_style=1, size=8, device="cpu")
+    assert palette.names == tuple(SURFACES)
+    assert int(palette.table.min()) >= 0 and int(palette.table.max()) < palette.bank.count
+    assert len(palette.table.unique()) == palette.bank.count  # no texture is painted in vain
