@@ -9,13 +9,11 @@ import pycolmap
 from numpy.typing import NDArray
 
 from localize.intrinsics import QueryCamera
-from localize.pnp import with_focal_length
-from mapping.cameras import DEFAULT_FOCAL_RATIO
+from localize.pnp import focal_surprise, with_focal_length
 
 FloatArray = NDArray[np.float64]
 
 MIN_MATCHES = 6  # five define an essential matrix, one more can contradict it
-_FOCAL_LOG_STD = 0.35  # of the logarithm of focal lengths: two thirds from 0.85 to 1.7 long sides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +104,8 @@ def best_estimate(
         found,
         key=lambda e: (
             e.cost / variance
-            + (_unusual(e.camera0) if unknown0 else 0.0)
-            + (_unusual(e.camera1) if unknown1 else 0.0)
+            + (focal_surprise(e.camera0, guess0.camera) if unknown0 else 0.0)
+            + (focal_surprise(e.camera1, guess1.camera) if unknown1 else 0.0)
         ),
     )
     if limited is options:
@@ -260,12 +258,6 @@ def _camera_candidates(
         if _plausible(chosen0, camera0) and _plausible(chosen1, camera1):
             pairs.append((with_focal_length(camera0, chosen0), with_focal_length(camera1, chosen1)))
     return pairs
-
-
-def _unusual(camera: pycolmap.Camera) -> float:
-    """How far a focal length is from that of common lenses, in squared standard deviations."""
-    ratio = camera.mean_focal_length() / max(camera.width, camera.height)
-    return float((np.log(ratio / DEFAULT_FOCAL_RATIO) / _FOCAL_LOG_STD) ** 2)
 
 
 def undistorted_rays(camera: pycolmap.Camera, pixels: FloatArray) -> FloatArray:

@@ -12,7 +12,9 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 MIN_MATCHES = 4  # below, a pose cannot even be checked: three points define it
-_MAX_REFINED = 4  # best focal length candidates that are refined
+_MAX_REFINED = 3  # best focal length candidates that are refined
+_EXIF_LOG_STD = 0.1  # of the logarithm of focal lengths from EXIF: rounded, or of another crop
+_GUESS_LOG_STD = 0.35  # without EXIF: two thirds of photos have 0.85 to 1.7 times the longer side
 _REFINEMENT_ROUNDS = 4  # inliers and refined parameters settle within three on real photos
 
 
@@ -163,28 +165,50 @@ def estimate_pose_and_focal(
         if all(abs(np.log(focal / other)) > 0.1 for other in tried):
             tried.append(focal)
             camera = with_focal_length(guess, focal)
-            starts.append(_ransac(points2D, points3D, camera, options, max_iterations=1000))
+            # the guess, tried first, is the likeliest
+            limit = options.max_iterations // (4 if starts[1:] else 1)
+            starts.append(
+                _ransac(points2D, points3D, camera, options, max_iterations=max(limit, 1))
+            )
     found = [s for s in starts if s is not None]
     found.sort(key=lambda s: s.cost(options.max_error_px))
-    best: Pose | None = None
-    for start in found[:_MAX_REFINED]:
-        pose = refine_pose(start, points2D, points3D, options, refine_intrinsics=True)
-        if pose is None or not _plausible(pose.camera):
-            continue
-        if best is None or pose.cost(options.max_error_px) < best.cost(options.max_error_px):
-            best = pose
+    best = _most_plausible(found[:_MAX_REFINED], points2D, points3D, guess, options)
     if best is None:
         return None
     # the short runs above may have missed the best sample; now the focal length is known
     again = _ransac(points2D, points3D, best.camera, options)
-    refined = again and refine_pose(again, points2D, points3D, options, refine_intrinsics=True)
-    if (
-        refined
-        and _plausible(refined.camera)
-        and refined.cost(options.max_error_px) < best.cost(options.max_error_px)
-    ):
-        return refined
-    return best
+    both = [best] if again is None else [best, again]
+    return _most_plausible(both, points2D, points3D, guess, options)
+
+
+def _most_plausible(
+    starts: Sequence[Pose],
+    points2D: FloatArray,
+    points3D: FloatArray,
+    guess: pycolmap.Camera,
+    options: PnPOptions,
+) -> Pose | None:
+    """Refine poses with and without their focal lengths; the best of all by the posterior.
+
+    Few inliers do not hold a focal length: refined, it drifts to absurd ones, and the prior then
+    prefers the pose with the focal length that was tried.
+    """
+    refined = [
+        refine_pose(start, points2D, points3D, options, refine_intrinsics=intrinsics)
+        for start in starts
+        for intrinsics in (True, False)
+    ]
+    found = [p for p in refined if p is not None and _plausible(p.camera)]
+    if not found:
+        return None
+    best = min(found, key=lambda p: p.cost(options.max_error_px))
+    # of one coordinate, in units of the error limit as the cost is
+    inlier_errors = best.errors_px[best.inlier_mask] / options.max_error_px
+    variance = max(float((inlier_errors**2).mean()) / 2, 1e-9)
+    return min(
+        found,
+        key=lambda p: p.cost(options.max_error_px) / variance + focal_surprise(p.camera, guess),
+    )
 
 
 def refine_pose(
@@ -282,6 +306,13 @@ def pose_covariance(
         return None
     covariance = unit @ np.asarray(result["covariance"]) @ unit * (spread / slope**2)
     return covariance if np.isfinite(covariance).all() else None
+
+
+def focal_surprise(camera: pycolmap.Camera, guess: pycolmap.Camera) -> float:
+    """How far a focal length is from a guess, in squared standard deviations of its logarithm."""
+    deviation = _EXIF_LOG_STD if guess.has_prior_focal_length else _GUESS_LOG_STD
+    ratio = camera.mean_focal_length() / guess.mean_focal_length()
+    return float((np.log(ratio) / deviation) ** 2)
 
 
 def with_focal_length(camera: pycolmap.Camera, focal_px: float) -> pycolmap.Camera:

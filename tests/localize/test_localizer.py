@@ -165,7 +165,7 @@ def test_two_look_alike_places_halve_the_confidence(scene: FakeMap) -> None:
 
 def test_confidence_ranks_right_above_wrong(scene: FakeMap) -> None:
     """Area under the ROC curve over right poses and the luckiest wrong ones."""
-    options = LocalizerOptions(pnp=PnPOptions(min_inliers=4))
+    options = LocalizerOptions(pnp=PnPOptions(min_inliers=4, max_iterations=4000))
     right, wrong = [], []
     for seed in range(30):
         rng = np.random.default_rng(seed)

@@ -113,6 +113,21 @@ def test_focal_length_is_found_with_the_pose(true_focal: float, outliers: float)
     assert angle < 0.3
 
 
+def test_few_inliers_keep_a_usual_focal_length() -> None:
+    camera = make_camera("SIMPLE_RADIAL", 900.0, extra=(0.0,))
+    exif = make_camera("SIMPLE_RADIAL", 930.0)
+    exif.has_prior_focal_length = True
+    guessed, prior = [], []
+    for seed in range(8):
+        pixels, points, _ = matches_of(camera, noise_px=2.0, seed=seed)
+        for guess, ratios in ((make_camera("SIMPLE_RADIAL", 960.0), guessed), (exif, prior)):
+            pose = estimate_pose_and_focal(pixels[:16], points[:16], guess, OPTIONS)
+            assert pose is not None
+            ratios.append(abs(np.log(pose.camera.focal_length / 900)))
+    assert max(guessed) < 0.4
+    assert max(prior) < 0.2
+
+
 def test_focal_length_on_a_plane() -> None:
     camera = make_camera("SIMPLE_RADIAL", 700.0, extra=(0.0,))
     pixels, points, truth = plane_matches(camera)
