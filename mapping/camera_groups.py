@@ -52,7 +52,9 @@ def assign_cameras(
         key = ("given", camera.model, *size, *camera.params)
         if key not in place_of:
             place_of[key] = len(cameras)
-            cameras.append(camera)
+            trusted = pycolmap.Camera(camera.todict())
+            trusted.has_prior_focal_length = True
+            cameras.append(trusted)
         camera_of[name] = place_of[key]
         fixed.add(place_of[key])
     groups = _group(guesses, {n: image_sizes[n] for n in guesses}, options.camera_mode)

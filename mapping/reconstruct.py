@@ -195,6 +195,11 @@ def _global(
     fixed: Set[int],
     uncalibrated: bool,
 ) -> list[pycolmap.Reconstruction]:
+    if uncalibrated and fixed:
+        raise InputError(
+            "global SfM needs the intrinsics of all photos or of none: use "
+            "reconstruction.method=incremental"
+        )
     if uncalibrated:
         # global SfM needs focal lengths before it knows any pose
         pycolmap.calibrate_view_graph(database)

@@ -122,7 +122,8 @@ class FeatureFile:
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
         try:
-            self._file = h5py.File(self.path, "r")
+            # files of a map never change in place, and locks fail on some network disks
+            self._file = h5py.File(self.path, "r", locking=False)
         except OSError as error:
             raise self._damaged(error) from error
 

@@ -68,6 +68,19 @@ def test_principal_point_is_found(tmp_path: Path) -> None:
     assert found.tolist() == [320, 240]
 
 
+def test_some_intrinsics_given(place: Place, tmp_path: Path) -> None:
+    some = dict.fromkeys(["0001.png", "0002.png", "0003.png"], place.world.camera)
+    matcher = FakeMatcher(place.world)
+    scene = build_map(place.photos, tmp_path / "map", matcher, cameras=some)
+    assert scene.camera("0002.png").params.tolist() == place.world.camera.params.tolist()
+    free = scene.camera("0007.png")
+    assert free.model.name == "SIMPLE_RADIAL"
+    assert 5 < abs(free.mean_focal_length() - 768) > abs(free.mean_focal_length() - 600)
+    options = MapOptions(reconstruction=ReconstructionOptions(method="global"))
+    with pytest.raises(InputError, match="all photos or of none"):
+        build_map(place.photos, tmp_path / "map2", matcher, cameras=some, options=options)
+
+
 @pytest.mark.parametrize("posed", [True, False])
 def test_matcher_without_keypoints(place: Place, tmp_path, posed) -> None:
     matcher = FakeDenseMatcher(place.world)
