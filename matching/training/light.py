@@ -136,16 +136,17 @@ def albedo(
     u, v = u + material[:, OFFSET_U] + jitter, v + material[:, OFFSET_V] + jitter * 1.618
     lod = torch.log2((footprint / scale * bank.size).clamp_min(1e-3))
     color = bank.sample(material[:, TEXTURE], u, v, lod)
-    over = torch.where(material[:, OVERLAY_SCALE] > 0, material[:, OVERLAY_SCALE], 1.0)
-    lod = torch.log2((footprint / over * bank.size).clamp_min(1e-3))
+    layered = (material[:, OVERLAY_WEIGHT] > 0).nonzero()[:, 0]
+    top = material[layered]
+    over = top[:, OVERLAY_SCALE]
     second = bank.sample(
-        material[:, OVERLAY],
-        surface.u / over + material[:, OFFSET_V],
-        surface.v / over + material[:, OFFSET_U],
-        lod,
+        top[:, OVERLAY],
+        surface.u[layered] / over + top[:, OFFSET_V],
+        surface.v[layered] / over + top[:, OFFSET_U],
+        torch.log2((footprint[layered] / over * bank.size).clamp_min(1e-3)),
     )
-    weight = material[:, OVERLAY_WEIGHT : OVERLAY_WEIGHT + 1]
-    color = color * (1 - weight + 2.2 * weight * second.sqrt())
+    weight = top[:, OVERLAY_WEIGHT : OVERLAY_WEIGHT + 1]
+    color[layered] *= 1 - weight + 2.2 * weight * second.sqrt()
     vary = 1 + 0.5 * (jitter[:, None] > 0).float() * (surface.cell[:, None] - 0.5)
     return color * material[:, TINT] * vary
 
@@ -203,7 +204,10 @@ def shade(
     gloss = material[:, GLOSS : GLOSS + 1]
     fresnel = gloss + (1 - gloss) * gloss.sqrt() * (1 - facing.clamp(0, 1)) ** 5
     # one look into the sky serves both: mirrored at hits, direct elsewhere
-    around = sky_color(light, torch.where(hit[:, None], mirror, view_direction), bank)
+    looking = torch.where(hit[:, None], mirror, view_direction)
+    reflecting = (~hit | (gloss[:, 0] > 0)).nonzero()[:, 0]
+    around = torch.zeros_like(color)
+    around[reflecting] = sky_color(light[reflecting], looking[reflecting], bank)
     glint = key * (mirror * to_key).sum(-1, keepdim=True).clamp_min(0) ** 60 * 4
     color = color * (1 - fresnel) + fresnel * (around + glint)
     density = light[:, HAZE_DENSITY : HAZE_DENSITY + 1]

@@ -88,16 +88,16 @@ class TextureBank:
         xi, yi = x0.long(), y0.long()
         xa, xb = xi & mask, (xi + 1) & mask
         ya, yb = base + (yi & mask) * size, base + ((yi + 1) & mask) * size
-        words = self.texels.view(torch.int32)[:, 0]
-
-        def fetch(at: torch.Tensor) -> torch.Tensor:
-            word = words[at]
-            rgb = torch.stack([word & 255, (word >> 8) & 255, (word >> 16) & 255], -1)
-            return rgb.float() * (1.0 / 255.0)
-
-        top = fetch(ya + xa) * (1 - fx) + fetch(ya + xb) * fx
-        bottom = fetch(yb + xa) * (1 - fx) + fetch(yb + xb) * fx
-        return top * (1 - fy) + bottom * fy
+        corners = (
+            (ya + xa, (1 - fx) * (1 - fy)),
+            (ya + xb, fx * (1 - fy)),
+            (yb + xa, (1 - fx) * fy),
+            (yb + xb, fx * fy),
+        )
+        total = torch.zeros((len(u), 4), device=u.device)
+        for at, weight in corners:
+            total.addcmul_(self.texels[at], weight * (1.0 / 255.0))
+        return total[:, :3]
 
     def to(self, device: torch.device | str) -> "TextureBank":
         """The same textures on another device."""
