@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from matching.images import read_image
 from matching.matcher import ImageLike, Matcher
 from matching.network import Encoding, PairNetwork, Prediction, Want
 from matching.network.engine import Engine, EngineOptions
+from matching.options import options_as_dict
 from matching.pointmap import PairGeometry, lift_points
 from matching.preprocess import (
     NetworkFrame,
@@ -132,6 +133,12 @@ class Mast3rMatcher(Matcher):
             device=device,
             options=options,
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Name, fingerprint and the options that `load_matcher` needs to make it again."""
+        options = options_as_dict(self.options)
+        del options["engine"]  # a matter of the machine
+        return {**super().describe(), "options": options}
 
     def encode_image(self, image: NDArray[np.uint8]) -> View:
         """Encode one photo; see `Matcher.encode_image`."""

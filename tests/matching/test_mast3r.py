@@ -5,6 +5,7 @@ weights: two views of the same image then have the same descriptors, and the rig
 known.
 """
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from matching.matcher import Matcher
 from matching.network import NetworkConfig, PairNetwork, build_network
 from matching.network.engine import EngineOptions
 from matching.network.small import small_config
+from matching.options import build_options
 from tests import golden_adapter
 from tests.matching.matcher_suite import MatcherSuite, textured
 
@@ -123,6 +125,16 @@ def test_encodings_depend_on_the_options_that_the_fingerprint_holds(
     assert len(prints) == 4
     same = matcher_of(twin_network, dense=True, max_matches=3, symmetric=True, subpixel=False)
     assert same.fingerprint in prints, "matching options change no encoding"
+
+
+def test_a_description_makes_the_same_matcher_again(twin_network: PairNetwork) -> None:
+    engine = EngineOptions(max_batch=3)
+    matcher = matcher_of(twin_network, square_ok=True, pixel_tol_px=4.0, engine=engine)
+    described = json.loads(json.dumps(matcher.describe()))  # as map.json keeps it
+    options = build_options(Mast3rOptions, described["options"])
+    again = Mast3rMatcher(twin_network, name="golden", fingerprint="f", options=options)
+    assert again.describe() == described
+    assert again.options == replace(matcher.options, engine=EngineOptions())
 
 
 def test_the_trained_sizes(twin_network: PairNetwork, photo: np.ndarray) -> None:
