@@ -4,6 +4,9 @@ COLMAP seeds itself from the clock and its threads add up in any order; with the
 runs over the same database give the same bytes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pycolmap
 
 from mapping.options import ReconstructionOptions, VerificationOptions
@@ -12,6 +15,17 @@ SEED = 0
 
 # COLMAP reports every step on stderr as information and warnings; what goes wrong raises in Python
 pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR.value)
+
+
+@contextmanager
+def failure_is_expected() -> Iterator[None]:
+    """Keep COLMAP from printing that it found no model: the caller sees that and says why."""
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL.value)
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level
 
 
 def two_view_options(options: VerificationOptions) -> pycolmap.TwoViewGeometryOptions:

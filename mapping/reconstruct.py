@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from mapping.colmap import global_options, incremental_options
+from mapping.colmap import failure_is_expected, global_options, incremental_options
 from mapping.database import posed_reconstruction, verified_matches
 from mapping.options import ReconstructionOptions
 from matching.errors import InputError
@@ -105,7 +105,10 @@ def structure_from_motion(
         images = opened.read_all_images()
         uncalibrated = any(image.name not in calibrated for image in images)
     fixed = {image.camera_id for image in images if image.name in calibrated}
-    with tempfile.TemporaryDirectory(dir=database.parent, suffix=".tmp") as work:
+    with (
+        tempfile.TemporaryDirectory(dir=database.parent, suffix=".tmp") as work,
+        failure_is_expected(),
+    ):
         if start is not None:
             models = _continue(database, Path(work), options, start, len(images), progress)
         elif options.method == "global":

@@ -48,7 +48,9 @@ def test_bad_photos_are_listed_and_the_others_mapped(place: Place, tmp_path: Pat
     assert {i.name: i.registered for i in scene.info.images}["black.png"] is False
 
 
-def test_none_good_is_an_error(place: Place, tmp_path: Path) -> None:
+def test_none_good_is_an_error(
+    place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(3):
@@ -59,6 +61,7 @@ def test_none_good_is_an_error(place: Place, tmp_path: Path) -> None:
         Image.new("RGB", (64, 48)).save(photos / f"{i}.jpg")
     with pytest.raises(InputError, match="no two photos could be reconstructed"):
         build_map(photos, tmp_path / "map", FakeMatcher(place.world))
+    assert "\n" not in capfd.readouterr().err  # COLMAP says nothing beside the error
     (tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match="no photos"):
         build_map(tmp_path / "nothing", tmp_path / "map2", FakeMatcher(place.world))
