@@ -5,7 +5,7 @@ intra-normalisation (Arandjelovic and Zisserman, CVPR 2013), then PCA whitening 
 ECCV 2012) once a map has photos enough to estimate it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,8 +214,3 @@ def search(index: Any, names: Sequence[str], descriptor: FloatArray, top_k: int)
         for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True)
         if row >= 0
     ]
-
-
-def describer_from_arrays(arrays: Mapping[str, FloatArray]) -> GlobalDescriber:
-    """Restore what `GlobalDescriber.arrays` gave."""
-    return GlobalDescriber(**arrays)

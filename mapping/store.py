@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.retrieval import GlobalDescriber, describer_from_arrays
+from mapping.retrieval import GlobalDescriber
 from matching.errors import InputError
 from matching.files import PathLike, atomic_file
 from matching.types import View
@@ -156,7 +156,7 @@ class FeatureFile:
         """What turns a query's local descriptors into a global one."""
         try:
             group = self._file["retrieval"]
-            return describer_from_arrays({name: group[name][()] for name in group})
+            return GlobalDescriber(**{name: group[name][()] for name in group})
         except (OSError, KeyError) as error:
             raise self._damaged(error) from error
 

@@ -184,7 +184,7 @@ def _nearest_within(
 
 
 def _one_to_one(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of best-first matches (M, 2), those whose rows no better match uses on either side."""
+    """Of best-first matches (M, 2), the best of each row of image 0, then of image 1."""
     for column in (0, 1):
         _, first = np.unique(rows[:, column], return_index=True)
         rows = rows[np.sort(first)]
