@@ -135,9 +135,9 @@ def page(title: str, body: str, figures: Mapping[str, go.Figure]) -> str:
         body: HTML of the content; holds a ``figure_place`` for every figure.
         figures: Figures by the id of their place.
     """
-    # "</" inside the script's strings could close the script element
+    # "</script" or "<!--" in a photo's name must not end or change the script
     data = ",".join(
-        f'"{name}":{(figure.to_json() or "").replace("</", "<" + chr(92) + "/")}'
+        f'"{name}":' + (figure.to_json() or "null").replace("<", r"\u003c")
         for name, figure in figures.items()
     )
     return (
