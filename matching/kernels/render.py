@@ -49,13 +49,16 @@ def _arctangent(y, x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _facade_cell(s, z, half_s, half_z, width, height):  # type: ignore[no-untyped-def]
+def _facade_cell(s, z, half_s, half_z, width, height, hw, hh):  # type: ignore[no-untyped-def]
     width, height = tl.maximum(width, 1e-3), tl.maximum(height, 1e-3)
     columns = tl.floor(2 * half_s / width + 1e-4)
     rows = tl.floor(2 * half_z / height + 1e-4)
     i = tl.floor(s / width + 0.5 * columns)
     j = tl.floor(z / height + 0.5 * rows)
-    return (i + 0.5 - 0.5 * columns) * width, (j + 0.5 - 0.5 * rows) * height, i, j
+    cs, cz = (i + 0.5 - 0.5 * columns) * width, (j + 0.5 - 0.5 * rows) * height
+    inside = (i >= 0) & (i < columns) & (j >= 0) & (j < rows)
+    inside = inside & (tl.abs(s - cs) <= hw + 2e-4) & (tl.abs(z - cz) <= hh + 2e-4)
+    return cs, cz, i, j, inside
 
 
 @triton.jit
@@ -119,9 +122,11 @@ def _surface(row, px, py, pz, vx, vy, vz):  # type: ignore[no-untyped-def]
 
     # points inside a facade's box are in a recess
     deep = (kind == 4) & (tl.minimum(gap0, gap1) > 2e-4) & (gap2 > 2e-4)
-    in_x = deep & (gap0 <= p4 + 2e-4) & (gap0 <= gap1)
-    csx, czx, ix, jx = _facade_cell(y, z, hy, hz, p0, p1)
-    csy, czy, iy, jy = _facade_cell(x, z, hx, hz, p0, p1)
+    csx, czx, ix, jx, of_x = _facade_cell(y, z, hy, hz, p0, p1, p2, p3)
+    csy, czy, iy, jy, of_y = _facade_cell(x, z, hx, hz, p0, p1, p2, p3)
+    of_x = of_x & (gap0 <= p4 + 2e-4)
+    of_y = of_y & (gap1 <= p4 + 2e-4)
+    in_x = deep & of_x & ((of_y == 0) | (gap0 <= gap1))
     rs = tl.where(in_x, y - csx, x - csy)
     rz = z - tl.where(in_x, czx, czy)
     depth_in = tl.where(in_x, gap0, gap1)

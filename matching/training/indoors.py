@@ -82,7 +82,7 @@ def room(draft: Draft) -> Stage:
     rows = torch.floor(draft.uniform(number, low=2, high=7))
     cell_w, cell_h = 2 * width / columns * 0.998, 2 * tall / rows * 0.998
     params = torch.stack(
-        [cell_w, cell_h, 0.5 * cell_w - 0.02, 0.5 * cell_h - 0.015, thick * 1.2], -1
+        [cell_w, cell_h, 0.5 * cell_w - 0.02, 0.5 * cell_h - 0.015, thick * 0.9], -1
     )
     x = torch.where(on_x, side * (hx - thick), along * hx)
     y = torch.where(on_x, along * hy, side * (hy - thick))

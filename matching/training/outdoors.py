@@ -81,8 +81,8 @@ def street(draft: Draft) -> Stage:
     params = torch.stack(
         [
             draft.uniform(low=1.6, high=3.0), draft.uniform(low=2.3, high=3.2),
-            draft.uniform(low=0.3, high=0.7), draft.uniform(low=0.5, high=0.9),
-            draft.uniform(low=0.05, high=0.3),
+            draft.uniform(low=0.3, high=0.55), draft.uniform(low=0.5, high=0.9),
+            draft.uniform(low=0.05, high=0.24),
         ],
         -1,
     )  # fmt: skip

@@ -138,7 +138,7 @@ def _facade(o: Vec, d: Vec, half: list[float], params: list[float]) -> torch.Ten
         ds, dz, da = _guard(d[other]), _guard(d[2]), _guard(d[axis])
         ts = (cs + torch.copysign(torch.full_like(ds, params[2]), ds) - o[other]) / ds
         tz = (cz + torch.copysign(torch.full_like(dz, params[3]), dz) - o[2]) / dz
-        back = torch.copysign(torch.full_like(da, half[axis] - depth), q[axis])
+        back = torch.where(q[axis] >= 0, half[axis] - depth, depth - half[axis])
         ta = ((back - o[axis]) / da).masked_fill(q[axis] * d[axis] > 0, MISS)
         into = torch.minimum(torch.minimum(ts, tz), ta)
         # a ray that starts inside (a shadow ray from a window) leaves freely through an opening

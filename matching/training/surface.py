@@ -91,12 +91,14 @@ def surface_at(rows: torch.Tensor, points: torch.Tensor, directions: torch.Tenso
     normal = torch.where((kind == _TERRAIN)[:, None], _terrain_normal(x, y, params), normal)
 
     cell = zero
-    # points inside the box are in a recess; which wall it belongs to is the nearest in the grid
+    # points inside the box are in a recess; where those of two walls meet, of the nearer wall
     fx = _facade_cell(y, z, hy, hz, params)
     fy = _facade_cell(x, z, hx, hz, params)
     deep = (kind == _FACADE) & (torch.minimum(gap[:, 0], gap[:, 1]) > 2e-4)
     deep = deep & (gap[:, 2] > 2e-4)
-    in_x = deep & (gap[:, 0] <= params[:, 4] + 2e-4) & (gap[:, 0] <= gap[:, 1])
+    reach = params[:, 4] + 2e-4
+    of_x, of_y = fx[4] & (gap[:, 0] <= reach), fy[4] & (gap[:, 1] <= reach)
+    in_x = deep & of_x & (~of_y | (gap[:, 0] <= gap[:, 1]))
     cs = torch.where(in_x, fx[0], fy[0])
     cz = torch.where(in_x, fx[1], fy[1])
     s, depth_in = torch.where(in_x, y, x), torch.where(in_x, gap[:, 0], gap[:, 1])
@@ -150,14 +152,17 @@ def surface_at(rows: torch.Tensor, points: torch.Tensor, directions: torch.Tenso
 
 def _facade_cell(
     s: torch.Tensor, z: torch.Tensor, half_s: torch.Tensor, half_z: torch.Tensor, p: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Centre and numbers of the cell of a facade, vectorised over primitives."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Centre and numbers of the cell of a facade, and whether its window holds the point."""
     width, height = p[:, 0].clamp_min(1e-3), p[:, 1].clamp_min(1e-3)
     columns = torch.floor(2 * half_s / width + 1e-4)
     rows = torch.floor(2 * half_z / height + 1e-4)
     i = torch.floor(s / width + 0.5 * columns)
     j = torch.floor(z / height + 0.5 * rows)
-    return (i + 0.5 - 0.5 * columns) * width, (j + 0.5 - 0.5 * rows) * height, i, j
+    cs, cz = (i + 0.5 - 0.5 * columns) * width, (j + 0.5 - 0.5 * rows) * height
+    inside = (i >= 0) & (i < columns) & (j >= 0) & (j < rows)
+    inside = inside & ((s - cs).abs() <= p[:, 2] + 2e-4) & ((z - cz).abs() <= p[:, 3] + 2e-4)
+    return cs, cz, i, j, inside
 
 
 def _terrain_normal(x: torch.Tensor, y: torch.Tensor, params: torch.Tensor) -> torch.Tensor:

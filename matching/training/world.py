@@ -37,11 +37,14 @@ class Kind(IntEnum):
     """What a primitive is; local axes x, y, z, half extents hx, hy, hz.
 
     FACADE is a box whose four upright faces carry a grid of rectangular recesses (windows):
-    PARAMS = cell width, cell height, half width and half height of a recess, depth. PANEL is the
-    rectangle z = 0 with a cut-out pattern: PARAMS = pattern (0 solid, 1 bars, 2 grid, 3 leaves),
-    period, filled fraction, hash seed. BUSH is an ellipsoid shell that exists only inside leaves:
-    PARAMS = leaf size, leaf radius relative to it, filled fraction, hash seed. TERRAIN is the
-    surface z = sum of three sines over x, y: PARAMS = three amplitudes, three wavelengths.
+    PARAMS = cell width, cell height, half width and half height of a recess, depth (less than the
+    half extents; recesses of two walls must not meet at the corner).
+    PANEL is the rectangle z = 0 with a cut-out pattern: PARAMS = pattern (0 solid, 1 bars, 2 grid,
+    3 leaves), period, filled fraction, hash seed.
+    BUSH is an ellipsoid shell that exists only inside leaves: PARAMS = leaf size, leaf radius
+    relative to it, filled fraction, hash seed.
+    TERRAIN is the surface z = sum of three sines over x, y: PARAMS = three amplitudes, three
+    wavelengths.
     """
 
     BOX = 0

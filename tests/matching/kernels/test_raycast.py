@@ -13,7 +13,7 @@ from matching.training.cameras import look_at
 from matching.training.render import camera_center, ray_directions
 from matching.training.world import Kind, Scenes
 
-WIDTH, HEIGHT = 21, 18  # no multiples of the kernel's tile
+WIDTH, HEIGHT = 18, 13  # no multiples of the kernel's tile
 
 
 def two_scenes() -> Scenes:

@@ -14,7 +14,7 @@ from matching.training.light import light_row
 from matching.training.render import SAMPLE_OFFSETS, render_image
 from matching.training.world import WINDOW, Kind
 
-WIDTH, HEIGHT = 20, 16
+WIDTH, HEIGHT = 18, 14
 
 
 def place(open_air: bool) -> Place:

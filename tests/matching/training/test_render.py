@@ -100,6 +100,24 @@ def test_facades_have_recessed_windows() -> None:
     assert (np.abs(x - np.floor(x) - 0.5) < 0.2501).all()  # windows in the middle of their cells
 
 
+def test_shelves_with_thin_sides_have_right_normals() -> None:
+    """Compartments that begin 2 cm from the corner and are deeper than that."""
+    b = PlaceBuilder(0, texture_size=8)
+    wood = b.material(b.texture("plain"))
+    b.add(Kind.FACADE, (0, 0, 1), (1, 0.2, 1), wood, params=(1.0, 1.0, 0.48, 0.48, 0.18))
+    pose = look_at(np.array([0.6, -3.0, 1.4]), np.array([0.0, 0.0, 1.0]))
+    r = b.build().render(K, SIZE, pose, light_row())
+    x, y, z = np.moveaxis(r.points, -1, 0)
+    inside = (r.ids == 0) & (y > -0.199) & (np.abs(x) < 0.999) & (z < 1.999)
+    back = inside & (np.abs(y + 0.02) < 1e-4)
+    assert back.sum() > 200
+    np.testing.assert_allclose(r.normals[back], np.tile([0, -1.0, 0], (back.sum(), 1)), atol=1e-6)
+    sides = inside & ~back & (np.abs(np.abs(np.abs(x) - 0.5) - 0.48) < 1e-4)
+    assert sides.sum() > 10 and np.abs(r.normals[sides][:, 0]).min() > 0.99
+    boards = inside & ~back & ~sides
+    assert boards.sum() > 5 and np.abs(r.normals[boards][:, 2]).min() > 0.99
+
+
 def test_sun_casts_a_shadow_where_geometry_puts_it() -> None:
     b = PlaceBuilder(0, texture_size=8)
     white = b.material(b.texture("plain"), 50.0)
