@@ -109,6 +109,8 @@ class Mast3rMatcher(Matcher):
         self.fingerprint = hashlib.sha256(json.dumps(encoding).encode()).hexdigest()
         self._stride = network.descriptor_stride
         published = _MIN_DESCRIPTOR_CONFIDENCE if self.config.desc_dim else _MIN_POINT_CONFIDENCE
+        if self.config.architecture == "GroundlocSmall":
+            published = 0.0  # odds that a match is right: they rank, RANSAC decides
         given = self.options.min_confidence
         self.min_confidence = published if given is None else given
         self._trained_to_place = network.config.architecture == "GroundlocSmall"

@@ -9,6 +9,7 @@ from matching.descriptor_grid import (
     sample_bilinear,
 )
 from matching.errors import InputError
+from matching.mast3r import Mast3rMatcher
 from matching.network import NetworkConfig, Want, build_network
 from matching.network.small import SmallNetwork, _spread, small_config
 from matching.training.options import NetworkOptions
@@ -216,3 +217,14 @@ def test_refined_positions_find_the_place_between_cells() -> None:
         torch.zeros(0, 4), describe(x, y), torch.zeros(0, 2, dtype=torch.int64)
     )
     assert nothing.shape == (0, 2)
+
+
+def test_odds_below_one_are_matches_too(tiny: SmallNetwork) -> None:
+    # MASt3R's confidences are trained to another scale: its threshold of 1.001 would drop nearly
+    # every match of a network whose confidence is the odds of being right
+    network = build_network(tiny.config)
+    network.load_state_dict(tiny.state_dict())
+    matcher = Mast3rMatcher(network, name="tiny", fingerprint="0" * 64)
+    assert matcher.min_confidence == 0
+    photo = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    assert len(matcher.match(photo, photo)) > 0
