@@ -1,6 +1,6 @@
 """How fast `small` trains and infers, and where the time goes.
 
-    python -m benchmarks.speed.training [--device cuda] [--out speed.json]
+    PYTHONPATH=. python benchmarks/speed/training.py [--device cuda] [--out speed.json]
 
 Per image size: rendering, forward with loss, backward, and the whole step of the training loop, as
 written and with torch.compile, in pairs per second; then inference of one pair and of a batch. The
