@@ -91,7 +91,7 @@ def run_ours(task: LocalizationTask, mode: str, out: Path, matcher_name: str) ->
     row = Row(
         scene=task.name,
         mode=mode,
-        side=matcher_name,
+        side=f"groundloc, {matcher_name}",
         num_queries=report.num_queries,
         num_localized=report.num_localized,
         translation_cm=_or_nan(report.median_translation_error_m) * 100,
@@ -171,7 +171,7 @@ def table(rows: Sequence[Row]) -> str:
             f"| {row.translation_cm:.2f} cm, {row.rotation_deg:.3f} deg | {row.vcre_px:.2f} px "
             f"| {row.recall:.2f} | {row.num_registered}, {row.num_points}, "
             f"{row.reprojection_px:.2f} | {row.map_s[0]:.1f} / {row.map_s[1]:.1f} "
-            f"| {row.query_s[0]:.2f} / {row.query_s[1]:.2f} |"
+            f"| {row.query_s[0]:.2f} / {row.query_s[1]:.2f} |".replace("nan", "-")
         )
     peers = {(r.scene, r.mode): r for r in rows if r.side == "baseline"}
     pairs = [
@@ -238,6 +238,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR.value)
     baseline = None if arguments.baseline is None else _load(arguments.baseline)
+    measured = environment(arguments.threads)  # now: the code in memory is that of this commit
     rows: list[Row] = []
     for scene in arguments.scenes:
         task = read_colmap_folder(scene)
@@ -252,7 +253,7 @@ def main() -> None:
         elif baseline is not None:
             rows.append(run_baseline_without_truth(baseline, scene, arguments.threads))
         values: list[dict[str, Any]] = [vars(row) for row in rows]
-        text = f"{environment(arguments.threads)}\n\n{table(rows)}\n"
+        text = f"{measured}\n\n{table(rows)}\n"
         write_text_atomic(arguments.out / "pipeline.json", json.dumps(values, indent=1) + "\n")
         write_text_atomic(arguments.out / "pipeline.md", text)
     print(text)
