@@ -3,10 +3,6 @@
 import torch
 from torch import Tensor
 
-# Least squares of a full quadratic c + gx x + gy y + (hxx x^2 + hyy y^2) / 2 + hxy x y over the
-# 3 x 3 samples at x, y in {-1, 0, 1}, solved once by hand: one row of weights per coefficient.
-_STEP = (-1.0, 0.0, 1.0)
-
 
 def refine_subpixel(
     desc0: Tensor, desc1: Tensor, xy0: Tensor, xy1: Tensor
@@ -29,9 +25,24 @@ def refine_subpixel(
         Image coordinates, (M, 2) float32 each, centre of the top-left pixel at (0.5, 0.5).
         A match at a border, or on a surface without a peak, keeps its pixel centre.
     """
-    offset0 = _peak(_surface(desc1, xy1, desc0, xy0))
-    offset1 = _peak(_surface(desc0, xy0, desc1, xy1))
+    offset0, offset1 = displacements(desc0, desc1, xy0, xy1)
     return xy0 + 0.5 + 0.5 * offset0, xy1 + 0.5 + 0.5 * offset1
+
+
+def displacements(desc0: Tensor, desc1: Tensor, xy0: Tensor, xy1: Tensor) -> tuple[Tensor, Tensor]:
+    """Where, from each match, the peaks of its two similarity surfaces lie.
+
+    Args:
+        desc0: (H0, W0, d).
+        desc1: (H1, W1, d).
+        xy0: Pixels of map 0, (M, 2) int64 x, y counted from 0.
+        xy1: Pixels of map 1, (M, 2) int64.
+
+    Returns:
+        Offsets (M, 2) x, y in pixels, at most one: in image 0 of the point that pixel ``xy1``
+        shows, and in image 1 of the point that pixel ``xy0`` shows.
+    """
+    return _peak(_surface(desc1, xy1, desc0, xy0)), _peak(_surface(desc0, xy0, desc1, xy1))
 
 
 def _surface(desc: Tensor, xy: Tensor, around: Tensor, centre: Tensor) -> Tensor:
@@ -58,10 +69,11 @@ def _surface(desc: Tensor, xy: Tensor, around: Tensor, centre: Tensor) -> Tensor
 def _peak(surface: Tensor) -> Tensor:
     """Offset (M, 2) x, y of the peak of a quadratic fitted to (M, 3, 3) samples, within one pixel.
 
-    Zero where the quadratic has no maximum. An offset longer than a pixel in x or y is shortened
-    along its direction.
+    The quadratic c + gx x + gy y + (hxx x^2 + hyy y^2) / 2 + hxy x y is the least-squares fit over
+    the nine samples at x, y in {-1, 0, 1}. Zero where it has no maximum. An offset longer than a
+    pixel in x or y is shortened along its direction.
     """
-    step = torch.tensor(_STEP, device=surface.device)
+    step = torch.tensor([-1.0, 0.0, 1.0], device=surface.device)
     along_x, along_y = surface.mean(1), surface.mean(2)  # (M, 3): profiles in x and in y
     gradient_x, gradient_y = (along_x @ step) / 2, (along_y @ step) / 2
     curve = torch.tensor([1.0, -2.0, 1.0], device=surface.device)

@@ -1,6 +1,6 @@
 """Time of reciprocal matching beside what one would otherwise use, in one process.
 
-python benchmarks/speed/reciprocal.py [--device cuda] [--size 512x384] [--quick]
+python -m benchmarks.speed.reciprocal [--device cuda] [--size 512x384] [--parts dense]
 
 The maps are smooth random fields (24 channels, waves of 9 to 60 pixels) with noise, the second one
 warped: the recipe of the golden numbers. "Published" is the method of MASt3R written again from its
@@ -8,11 +8,13 @@ description: products in blocks of 8192 x 8192, maxima along both sides of each 
 """
 
 import argparse
+import importlib
 import importlib.util
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -127,7 +129,7 @@ def faiss_nearest(desc0: Tensor, desc1: Tensor) -> tuple[Tensor, Tensor] | None:
     if on_gpu and not hasattr(faiss, "StandardGpuResources"):
         return None
     for queries, candidates in ((desc0, desc1), (desc1, desc0)):
-        index = faiss.IndexFlatIP(queries.shape[1])
+        index: faiss.Index = faiss.IndexFlatIP(queries.shape[1])
         if on_gpu:
             index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
         index.add(candidates.cpu().numpy())
@@ -139,24 +141,32 @@ def keops_nearest(desc0: Tensor, desc1: Tensor) -> tuple[Tensor, Tensor] | None:
     """Exact search of KeOps both ways."""
     if importlib.util.find_spec("pykeops") is None:
         return None
-    from pykeops.torch import LazyTensor
+    LazyTensor = importlib.import_module("pykeops.torch").LazyTensor
 
     similarity = LazyTensor(desc0[:, None, :]) | LazyTensor(desc1[None, :, :])
     return similarity.argmax(1)[:, 0], similarity.argmax(0)[:, 0]
 
 
+def mutual_pairs(desc0: Tensor, desc1: Tensor) -> tuple[Tensor, Tensor]:
+    """The dense answer and its mutual pairs."""
+    return nearest_neighbours(desc0, desc1).mutual()
+
+
 def measure(run: Callable[[], object], device: str, repeats: int, warmup: int = 2) -> Seconds:
-    """Seconds of each repetition, after warming up."""
+    """Seconds of each repetition, after warming up: of the wall clock on a GPU, of all cores on a
+    CPU (other work on a machine stretches the wall clock, and much more so with several threads).
+    """
+    clock = time.perf_counter if device == "cuda" else time.process_time
     seconds = []
     for repeat in range(warmup + repeats):
         if device == "cuda":
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = clock()
         run()
         if device == "cuda":
             torch.cuda.synchronize()
         if repeat >= warmup:
-            seconds.append(time.perf_counter() - start)
+            seconds.append(clock() - start)
     return seconds
 
 
@@ -209,7 +219,7 @@ def dense(table: Table, desc0: Tensor, desc1: Tensor, device: str, repeats: int)
     for name, tf32, dtype in peers:
         torch.backends.cuda.matmul.allow_tf32 = tf32
         typed0, typed1 = flat0.to(dtype), flat1.to(dtype)
-        seconds = measure(lambda a=typed0, b=typed1: blocked_nearest(a, b, block), device, 2, 1)
+        seconds = measure(partial(blocked_nearest, typed0, typed1, block), device, 2, 1)
         table.row(name, seconds, agreement(blocked_nearest(typed0, typed1, block), exact))
     torch.backends.cuda.matmul.allow_tf32 = False
     for name, peer in (("FAISS flat index", faiss_nearest), ("KeOps", keops_nearest)):
@@ -218,7 +228,7 @@ def dense(table: Table, desc0: Tensor, desc1: Tensor, device: str, repeats: int)
             print(f"| {name} | not installed | | | |")
             continue
         table.row(
-            name, measure(lambda p=peer: p(flat0, flat1), device, 2, 0), agreement(result, exact)
+            name, measure(partial(peer, flat0, flat1), device, 2, 0), agreement(result, exact)
         )
 
 
@@ -230,22 +240,22 @@ def seeded(table: Table, desc0: Tensor, desc1: Tensor, device: str, repeats: int
         rows = torch.randperm(height * width, generator=rng)[:count]
         xy = torch.stack([rows % width, rows // width], 1)
         maps0, maps1 = ([d.clone() for _ in range(pairs)] for d in (desc0, desc1))
-        run = lambda a=maps0, b=maps1, s=xy: seeded_matches(a, b, [s] * len(a), pixel_tol=5)  # noqa: E731
+        run = partial(seeded_matches, maps0, maps1, [xy] * pairs, pixel_tol=5)
         kept = int(run()[0].kept.sum())
         label = f"{count} seeds with return check, {pairs} pair{'s' * (pairs > 1)}, ours"
         table.row(label, measure(run, device, repeats), f"{kept} kept", ours=True)
         if pairs == 1:
             asked = rows.to(device)
             seconds = measure(
-                lambda r=asked: published_seeds(desc0, desc1, r), device, max(2, repeats // 4)
+                partial(published_seeds, desc0, desc1, asked), device, max(2, repeats // 4)
             )
             table.row("published way", seconds)
     step = 8
     found = iterated_matches(desc0, desc1, step=step)[0]
-    run = lambda: iterated_matches(desc0, desc1, step=step)  # noqa: E731
+    walk = partial(iterated_matches, desc0, desc1, step=step)
     seeds = (height // step) * (width // step)
     label = f"iterated scheme, {seeds} seeds, ours"
-    table.row(label, measure(run, device, repeats), f"{len(found)} matches", ours=True)
+    table.row(label, measure(walk, device, repeats), f"{len(found)} matches", ours=True)
     seconds = measure(lambda: published_scheme(desc0, desc1, step), device, max(2, repeats // 4), 1)
     note = f"{len(published_scheme(desc0, desc1, step))} matches"
     table.row("published way, float32 blocks", seconds, note)
@@ -256,7 +266,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", default="512x384", help="width x height of both maps")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=2, help="on the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="on the CPU")
     parser.add_argument("--parts", nargs="+", default=["dense", "seeded", "sizes"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -283,8 +293,9 @@ def main() -> None:
         sizes = ((224, 224), (320, 240), (512, 384), (640, 480), (1024, 768))
         for width, height in sizes if on_gpu else sizes[:2]:
             maps = descriptor_maps(width, height, options.device)
-            run = lambda m=maps: nearest_neighbours(*m).mutual()  # noqa: E731
-            seconds = measure(run, options.device, max(2, options.repeats // 4))
+            seconds = measure(
+                partial(mutual_pairs, *maps), options.device, max(2, options.repeats // 4)
+            )
             table.row(f"dense both ways, {width}x{height}", seconds, ours=True)
 
 
