@@ -19,6 +19,7 @@ BoolArray = NDArray[np.bool_]
 
 _MIN_ARM = 0.05  # least weight of the rotations, see _fit; keeps exactly collinear centres solvable
 _MAX_HYPOTHESES = 100
+_MAX_PAIRS = 10_000  # that hypotheses are chosen from: all pairs of up to 141 images
 _OUTLIER_FACTOR = 10.0  # misplaced, not noisy: times the median error
 
 
@@ -105,12 +106,18 @@ def _well_placed(source: FloatArray, target: FloatArray) -> BoolArray:
     error, however far the misplaced ones are off.
     """
     count = len(source)
-    pairs = np.stack(np.triu_indices(count, 1), axis=1)
+    rng = np.random.default_rng(0)
+    if count * (count - 1) // 2 <= _MAX_PAIRS:
+        pairs = np.stack(np.triu_indices(count, 1), axis=1)
+    else:  # listing them all would take gigabytes for the maps of whole cities
+        first = rng.integers(count, size=_MAX_PAIRS)
+        second = (first + rng.integers(1, count, size=_MAX_PAIRS)) % count
+        pairs = np.stack([first, second], axis=1)
     for poses in (source, target):  # images at one place determine nothing
         distances = np.linalg.norm(np.diff(camera_centers(poses)[pairs], axis=1)[:, 0], axis=-1)
         pairs = pairs[distances > 1e-6 * _spread(poses)]
     if len(pairs) > _MAX_HYPOTHESES:
-        pairs = np.random.default_rng(0).choice(pairs, _MAX_HYPOTHESES, replace=False)
+        pairs = rng.choice(pairs, _MAX_HYPOTHESES, replace=False)
     least, used = np.inf, np.ones(count, bool)
     for pair in pairs:
         moved = _apply(_fit(source[pair], target[pair], 1.0), source)

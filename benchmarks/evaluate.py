@@ -75,8 +75,8 @@ def evaluate(
 
     Args:
         results: What `Localizer.localize_all` returned, ``cam_from_world`` by name, or a file:
-            ``results.jsonl``, or ``poses.txt`` (confidence and failures are then read from a
-            ``results.jsonl`` beside it, if there is one).
+            ``results.jsonl``, or ``poses.txt`` (a ``results.jsonl`` beside it that holds the same
+            poses adds confidences, cameras and failures).
         ground_truth: A COLMAP model (its folder or loaded) or a poses file or dict. A model also
             gives the intrinsics that VCRE needs.
         queries: Names (or a list file) of all queries, those without a pose among them. By
@@ -94,8 +94,9 @@ def evaluate(
     """
     options = options or EvaluationOptions()
     truth, truth_cameras = _read_truth(ground_truth)
-    found = _read_results(results)
+    found, ignored = _read_results(results)
     names, notes = _scored_names(found, truth, queries)
+    notes = [*ignored, *notes]
     alignment = None
     if align_map is not None:
         alignment = align_poses(_map_poses(align_map), truth)
@@ -203,29 +204,49 @@ def _map_poses(align_map: Map | GroundTruth) -> Poses:
     return _read_truth(align_map)[0]
 
 
-def _read_results(results: Results) -> dict[str, _Found]:
+def _read_results(results: Results) -> tuple[dict[str, _Found], list[str]]:
+    """What was found for each name, and notes on what was ignored."""
+    notes: list[str] = []
     if isinstance(results, str | os.PathLike):
         file = existing_file(results, "results or poses file")
         if file.suffix == ".jsonl":
             results = read_results(file)
         else:
-            beside = file.with_name("results.jsonl")
             poses = read_poses(file)
-            details = read_results(beside) if beside.is_file() else {}
-            localized = {name for name, result in details.items() if result.success}
-            if details and localized != set(poses):
-                name = sorted(localized ^ set(poses))[0]
-                raise InputError(
-                    f"'{file}' and '{beside}' are not of the same run: they differ in '{name}'; "
-                    "evaluate one of them apart from the other"
-                )
+            details, notes = _read_details(file.with_name("results.jsonl"), poses)
             results = details or poses
-    return {
+    found = {
         name: _Found(cam_from_world=r.cam_from_world, camera=r.camera, result=r)
         if isinstance(r, Localization)
         else _Found(cam_from_world=r)
         for name, r in results.items()
     }
+    return found, notes
+
+
+def _read_details(beside: Path, poses: Poses) -> tuple[dict[str, Localization], list[str]]:
+    """The results beside a poses file if they are of the same run; else none, and a note."""
+    if not beside.is_file():
+        return {}, []
+    try:
+        details = read_results(beside)
+    except InputError as error:
+        return {}, [f"the results.jsonl beside the poses cannot be read and was ignored: {error}"]
+    localized = {n: r.cam_from_world for n, r in details.items() if r.cam_from_world is not None}
+    differing = sorted(localized.keys() ^ poses.keys()) or [
+        name for name in poses if not _same_pose(localized[name], poses[name])
+    ]
+    if differing:
+        return {}, [
+            "the results.jsonl beside the poses belongs to other poses and was ignored (they "
+            f"differ in '{differing[0]}')"
+        ]
+    return details, []
+
+
+def _same_pose(a: pycolmap.Rigid3d, b: pycolmap.Rigid3d) -> bool:
+    """Whether two poses are one, written twice."""
+    return np.allclose(a.matrix(), b.matrix(), rtol=1e-9, atol=1e-9)
 
 
 def _scored_names(

@@ -54,7 +54,7 @@ class Report:
         vcre_auc: Average precision over the confidence for that threshold (Map-free's AUC).
         pose_precision: Share of all queries below the pose thresholds of the options.
         pose_auc: Average precision over the confidence for those.
-        seconds_map: Building the map took so long, if it was built in this run.
+        seconds_map: Building the map took so long, in this run or the one that built it.
         seconds_per_query: Mean over the queries.
         alignment: How the map was brought into the truth's frame, if it was.
         map: Statistics of the map, if known: images, registered images, points, ...
@@ -190,7 +190,7 @@ class PairsReport:
             pairs; a pair without matches counts 0.
         median_matches: Over all pairs.
         median_inliers: Over all pairs.
-        seconds_per_pair: Matching two encoded images, mean; None if matches were read from disk.
+        seconds_per_pair: Matching two encoded images took so long, mean; kept with the matches.
         options: What produced the results.
         per_pair: One score per pair.
         notes: What a reader must know to read the figures right.

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pycolmap
 import pytest
@@ -95,6 +97,24 @@ def test_poses_are_moved_alike_one_by_one_and_all_together() -> None:
     np.testing.assert_allclose(
         _apply(SIMILARITY, pose_matrices(list(truth.values()))), pose_matrices(expected), atol=1e-12
     )
+
+
+def test_a_map_of_thousands_is_aligned_in_little_memory() -> None:
+    """All pairs of 3,000 images, as hypotheses are made of, would take 300 MB."""
+    truth = cameras(np.random.default_rng(2).normal(size=(3000, 3)) * (50, 30, 5))
+    estimated = moved(truth)
+    for name in ("7.jpg", "2500.jpg"):
+        pose = estimated[name]
+        estimated[name] = pycolmap.Rigid3d(pose.rotation, pose.translation + 20.0)
+    tracemalloc.start()
+    try:
+        alignment = align_poses(estimated, truth)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 50e6
+    assert alignment.num_used == 2998
+    assert float(alignment.truth_from_map.scale) == pytest.approx(2.5, rel=1e-9)
 
 
 def test_too_little_in_common_is_an_error() -> None:

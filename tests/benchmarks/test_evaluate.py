@@ -138,11 +138,37 @@ def test_a_poses_file_alone_is_scored_over_all_images_of_the_truth(tmp_path: Pat
     assert report.per_query[3].reason == "no pose given"
 
 
-def test_poses_and_results_of_different_runs_are_refused(tmp_path: Path) -> None:
+def test_poses_come_from_the_poses_file_whatever_lies_beside_it(tmp_path: Path) -> None:
+    """Two runs into one folder: each poses file is scored with its own poses."""
+    names = [name for name in RESULTS if RESULTS[name].success]
+    runs = {
+        "a.txt": {name: localized(name, TRUTH[name], 0.9) for name in names},
+        "b.txt": {name: localized(name, at(50.0), 0.9) for name in names},
+    }
+    for file, results in runs.items():  # the results.jsonl that stays is that of b.txt
+        write_poses(tmp_path / file, results)
+        write_results(tmp_path / "results.jsonl", results)
+    report = evaluate(tmp_path / "a.txt", TRUTH, queries=names)
+    assert report.median_translation_error_m == 0.0
+    assert report.per_query[0].confidence is None and report.vcre_auc is None
+    assert any("belongs to other poses and was ignored" in note for note in report.notes)
+    report = evaluate(tmp_path / "b.txt", TRUTH, queries=names)
+    assert report.recall["5m_10deg"] == 0.0
+    assert report.per_query[0].confidence == 0.9 and not report.notes
+
+
+def test_results_of_other_queries_or_damaged_ones_beside_the_poses_are_ignored(
+    tmp_path: Path,
+) -> None:
     write_results(tmp_path / "results.jsonl", RESULTS)
     write_poses(tmp_path / "poses.txt", {"q0.jpg": RESULTS["q0.jpg"]})
-    with pytest.raises(InputError, match=r"not of the same run: they differ in 'q1\.jpg'"):
-        evaluate(tmp_path / "poses.txt", TRUTH)
+    report = evaluate(tmp_path / "poses.txt", TRUTH, queries=["q0.jpg", "q1.jpg"])
+    assert (report.num_queries, report.num_localized) == (2, 1)
+    assert any("they differ in 'q1.jpg'" in note for note in report.notes)
+    (tmp_path / "results.jsonl").write_text("{")
+    report = evaluate(tmp_path / "poses.txt", TRUTH, queries=["q0.jpg", "q1.jpg"])
+    assert report.num_localized == 1
+    assert any("cannot be read and was ignored" in note for note in report.notes)
 
 
 def test_names_that_do_not_fit_are_an_error_and_unknown_queries_a_note() -> None:
