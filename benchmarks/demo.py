@@ -1,6 +1,7 @@
 """``groundloc demo``: the whole pipeline on a rendered place, or on the user's own photos."""
 
 import dataclasses
+import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,14 @@ from benchmarks.run import map_statistics
 from localize import Localization, Localizer, LocalizerOptions, write_poses, write_results
 from mapping import Map, MapOptions, build_map
 from matching.errors import InputError
-from matching.files import PathLike, existing_folder
+from matching.files import PathLike, existing_folder, write_text_atomic
 from matching.images import list_images
 from matching.load import load_matcher
 from matching.matcher import Matcher
 from matching.options import options_as_dict
 from matching.progress import Progress, silent
+
+_MARKER = "demo.json"  # says that the demo made a folder and may replace what is in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ def run_demo(
     folder reuses what is up to date, and a run that was interrupted continues.
 
     Args:
-        out: Output folder.
+        out: Output folder: a new or empty one, or that of an earlier demo.
         photos: Folder of one's own photos.
         matcher: From `matching.load_matcher`; SIFT if None.
         device: Torch device of a matcher loaded here.
@@ -106,12 +109,18 @@ def run_demo(
         progress: Wraps every long loop.
 
     Raises:
-        InputError: Too few photos, none that can be mapped, or a folder that cannot be written.
+        InputError: Too few photos, none that can be mapped, or ``out`` holds something that the
+            demo did not make.
     """
     options = options or DemoOptions()
     root = Path(out)
     if root.exists() and not root.is_dir():
         raise InputError(f"'{out}' is a file, but --out takes a folder")
+    if root.is_dir() and not (root / _MARKER).is_file() and any(root.iterdir()):
+        raise InputError(
+            f"'{out}' is not empty and was not made by the demo, which would replace files in it: "
+            "give --out a new folder"
+        )
     matcher = matcher or load_matcher("sift", device=device)
     start = time.perf_counter()
     if photos is None:
@@ -173,6 +182,7 @@ class _Run:
 
 
 def _rendered(root: Path, matcher: Matcher, options: DemoOptions, progress: Progress) -> _Run:
+    _claim(root)
     place = write_rendered_place(root / "place", options.place, progress=progress)
     scene = build_map(
         place.images,
@@ -218,6 +228,7 @@ def _own_photos(
             f"'{photos}' has {len(names)} photo{'s' * (len(names) != 1)}, the demo needs at least "
             "3 overlapping ones (two for a map, one to localize), better 10 or more"
         )
+    _claim(root)
     held_out = names[2 :: options.hold_out_every]
     mapped = [name for name in names if name not in set(held_out)]
     scene = build_map(
@@ -285,6 +296,12 @@ def _own_photos(
         truth_name="a structure from motion of all photos",
         notes=notes,
     )
+
+
+def _claim(root: Path) -> None:
+    """Mark a folder, found empty or marked, as the demo's own."""
+    text = "This folder was made by groundloc demo; the next demo may replace what is in it."
+    write_text_atomic(root / _MARKER, json.dumps({"note": text}, indent=1) + "\n")
 
 
 def _localize(

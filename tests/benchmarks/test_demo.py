@@ -178,11 +178,29 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "place").mkdir()
     (tmp_path / "place" / "images").write_text("mine")
     with pytest.raises(InputError, match="no rendered place"):
-        run_demo(tmp_path, options=DemoOptions(place=TINY))
+        write_rendered_place(tmp_path / "place", TINY)
     assert (tmp_path / "place" / "images").read_text() == "mine"
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file' is a file, but --out takes a folder"):
         run_demo(tmp_path / "file")
+
+
+@pytest.mark.parametrize("own_photos", [False, True])
+def test_a_folder_that_no_demo_made_is_not_touched(tmp_path: Path, own_photos: bool) -> None:
+    """``--out .`` must not replace a map that happens to be named as the demo names its own."""
+    world = FakeWorld(num_images=9)
+    world.write_photos(tmp_path / "photos")
+    (tmp_path / "map").mkdir()
+    (tmp_path / "map" / "map.json").write_text("mine")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(InputError, match=r"not made by the demo.*give --out a new folder"):
+        run_demo(
+            tmp_path,
+            photos=tmp_path / "photos" if own_photos else None,
+            matcher=LocalizingMatcher(world),
+            options=DemoOptions(place=TINY),
+        )
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 # ----------------------------------------------------------------------------------- own photos
@@ -295,6 +313,7 @@ def test_pictures_of_an_earlier_demo_below_the_photos_are_no_photos(
     world.write_photos(tmp_path)
     out = tmp_path / "demo"
     world.write_photos(out / "place" / "images" / "map")
+    (out / "demo.json").write_text("{}")
     options = DemoOptions(reference=False, hold_out_every=9)
     result = run_demo(out, photos=tmp_path, matcher=LocalizingMatcher(world), options=options)
     assert [score.name for score in result.report.per_query] == ["0003.png"]

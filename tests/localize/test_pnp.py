@@ -196,11 +196,18 @@ def test_covariance_of_an_undetermined_pose_is_none_or_huge() -> None:
     assert covariance is None or not np.isfinite(covariance).all() or np.trace(covariance) > 1
 
 
-def test_points_outside_the_distortion_model_are_survived() -> None:
+def test_keypoints_without_a_ray_are_left_out() -> None:
     camera = make_camera("OPENCV", extra=(-0.6, 0.0, 0, 0))  # folds over inside the photo
-    pixels, points, _ = matches_of(make_camera())
+    pixels, points, truth = matches_of(camera)
+    beyond = np.arange(len(pixels)) % 2 == 0
+    pixels[beyond] = np.random.default_rng(0).uniform(1, 40, (beyond.sum(), 2))
+    assert np.isnan(camera.cam_from_img(pixels[beyond])).all()
     pose = estimate_pose(pixels, points, camera, OPTIONS)
-    assert pose is None or pose.num_inliers <= len(pixels)
+    assert pose is not None
+    distance, angle = pose_errors(pose.cam_from_world, truth)
+    assert distance < 0.02 and angle < 0.15
+    np.testing.assert_array_equal(pose.inlier_mask, ~beyond)
+    assert estimate_pose(pixels[beyond], points[beyond], camera, OPTIONS) is None
 
 
 def test_with_focal_length_copies() -> None:
