@@ -42,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong use."""
     arguments = _parser().parse_args(argv)
     _configure_logging(arguments)
+    # read by OpenMP and COLMAP when they are loaded: waiting threads sleep instead of spinning
+    # (three times the CPU time where cores are shared), and COLMAP keeps its notes to itself
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GLOG_minloglevel", "2")
     # heavy imports of the stages happen inside; only what they raise on purpose is caught here
     from matching.errors import InputError
 
@@ -127,9 +131,10 @@ def _extend(arguments: argparse.Namespace, given: dict[str, Any]) -> dict[str, A
     """New photos into a finished map, with the matcher and the options that made it."""
     from mapping import Map
 
-    if given or arguments.pairs is not None or arguments.overwrite:
+    if given or arguments.pairs or arguments.overwrite or arguments.matcher != "sift":
         raise WrongUseError(
-            "--extend keeps the options of the map: leave out --config, --set, --pairs, --overwrite"
+            "--extend keeps the matcher and the options of the map: leave out --matcher, --config, "
+            "--set, --pairs and --overwrite"
         )
     scene = Map.open(arguments.map)
     scene = scene.extend(
@@ -526,6 +531,8 @@ def _set(given: dict[str, Any], key: str, value: Any) -> None:
     *groups, last = key.split(".")
     for group in groups:
         given = given.setdefault(group, {})
+        if not isinstance(given, dict):
+            raise WrongUseError(f"option '{group}' takes a group of options, got {given!r}")
     given[last] = value
 
 
@@ -543,9 +550,13 @@ def _matcher(arguments: argparse.Namespace, given: dict[str, Any]) -> "Matcher":
     """The matcher of --matcher; its options are the group ``matcher`` of the given ones."""
     from matching import load_matcher
 
-    return load_matcher(
-        arguments.matcher, device=arguments.device, options=given.pop("matcher", None)
-    )
+    options = given.pop("matcher", {})
+    if not isinstance(options, dict):
+        raise WrongUseError(
+            f"'matcher' is a group of options such as matcher.max_ratio=0.7, got {options!r}; "
+            f"the matcher itself is chosen with --matcher {options}"
+        )
+    return load_matcher(arguments.matcher, device=arguments.device, options=options)
 
 
 def _alignment(path: str | None) -> "Map | str | None":

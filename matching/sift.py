@@ -14,6 +14,7 @@ import numpy as np
 import pycolmap
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from matching.errors import InputError
 from matching.matcher import ImageLike, Matcher
@@ -23,6 +24,7 @@ from matching.types import Matches, View
 # rows of similarities at a time: they stay in a CPU's cache, and keep a GPU busy
 _BLOCK_ROWS = {"cpu": 64, "cuda": 4096}
 _COLUMNS_PER_GROUP = 16
+_MAX_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +33,17 @@ class SiftOptions:
 
     max_num_features: int = 8192  # largest number of blobs per photo (COLMAP's default)
     peak_threshold: float = 0.02 / 3  # smallest contrast of a blob, of a grey range of 0..1
+    # longer sides are scaled down to this (COLMAP's default): 32 megapixels once doubled, which
+    # take 1.6 GB
+    max_image_size_px: int = 3200
     max_ratio: float = 0.8  # distance to the best over the second-best neighbour (Lowe's test)
-    num_threads: int = 0  # photos encoded at a time; 0: one per core
+    num_threads: int = 0  # photos encoded at a time; 0: one per core, at most 8 for their memory
 
     def __post_init__(self) -> None:
         if self.max_num_features < 1:
             raise ValueError(f"max_num_features must be at least 1, got {self.max_num_features}")
+        if self.max_image_size_px < 16:
+            raise ValueError(f"max_image_size_px must be at least 16, got {self.max_image_size_px}")
         if not self.peak_threshold >= 0:
             raise ValueError(f"peak_threshold must be >= 0, got {self.peak_threshold}")
         if not 0 < self.max_ratio <= 1:
@@ -89,6 +96,7 @@ class SiftMatcher(Matcher):
     def encode_image(self, image: NDArray[np.uint8]) -> View:
         """Find keypoints and descriptors; see `Matcher.encode_image`."""
         height, width = image.shape[:2]
+        image = self._limited(image)
         bitmap = pycolmap.Bitmap.from_array(image).clone_as_grey()
         found, descriptors = self._extractor().extract(bitmap)
         if len(found) == 0:
@@ -96,7 +104,9 @@ class SiftMatcher(Matcher):
             data = np.zeros((0, 128), np.uint8)
         else:
             matrix = np.asarray(pycolmap.keypoints_to_matrix(found), np.float32)
-            keypoints, scales = np.ascontiguousarray(matrix[:, :2]), matrix[:, 2].copy()
+            # with pixel centres at 0.5 a change of size is a plain multiplication
+            back = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
+            keypoints, scales = matrix[:, :2] * back, matrix[:, 2] * back.mean()
             data = np.array(descriptors.data, np.uint8)
         return View(
             image_size=(width, height),
@@ -104,9 +114,18 @@ class SiftMatcher(Matcher):
             arrays={"descriptors": data, "scales": scales},
         )
 
+    def _limited(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The photo, scaled down if a side is longer than the limit."""
+        height, width = image.shape[:2]
+        scale = self.options.max_image_size_px / max(height, width)
+        if scale >= 1:
+            return image
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
     def encode_many(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
         """Encode photos on several threads; see `Matcher.encode_many`."""
-        threads = self.options.num_threads or os.cpu_count() or 1
+        threads = self.options.num_threads or min(os.cpu_count() or 1, _MAX_THREADS)
         waiting: deque[Future[View | InputError]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             for image in images:

@@ -1,9 +1,14 @@
 """Shared fixtures: the optional data folder, and skips for what a machine does not have."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+# OpenMP's threads spin while they wait, which multiplies the time of tests on shared cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 if TYPE_CHECKING:

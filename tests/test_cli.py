@@ -112,6 +112,52 @@ def test_sfm_map_skips_the_bad_photo_and_reports_it(
     assert other.code == 1 and "pairs.method" in other.error
 
 
+def test_extend_a_map_with_known_poses(
+    run: Any, rendered_place: RenderedPlace, tmp_path: Path
+) -> None:
+    first, new = tmp_path / "first", tmp_path / "new"
+    for folder, names in ((first, rendered_place.map_names[:5]), (new, rendered_place.map_names)):
+        (folder / "map").mkdir(parents=True)
+        for name in names:
+            shutil.copy2(rendered_place.images / name, folder / name)
+    truth, scene = rendered_place.folder / "sparse_gt", tmp_path / "map"
+    made = run("map", first, scene, "--known-poses", truth, "--json", "--quiet")
+    assert made.code == 0 and made.json["num_images"] == 5
+    extended = run("map", new, scene, "--extend", "--known-poses", truth, "--json", "--quiet")
+    assert extended.code == 0, extended.err
+    assert extended.json["num_images"] == len(rendered_place.map_names)
+    again = run("map", new, scene, "--extend", "--json", "--quiet")
+    assert again.code == 0 and again.json["num_images"] == len(rendered_place.map_names)
+
+
+def test_benchmark_colmap_and_pairs(
+    run: Any, rendered_place: RenderedPlace, tmp_path: Path
+) -> None:
+    root = rendered_place.folder
+    scored = run("benchmark", "colmap", root, "--out", tmp_path / "c", "--limit", 2, "--json")
+    assert scored.code == 0, scored.err
+    assert scored.json["num_queries"] == scored.json["num_localized"] == 2
+    assert scored.json["median_translation_error_m"] < 0.05
+    aligned = run(
+        "evaluate", tmp_path / "c" / "poses.txt", root / "sparse_gt", "--align-map",
+        root / "sparse_gt", "--json",
+    )  # fmt: skip
+    assert aligned.code == 0, aligned.err
+    assert aligned.json["median_translation_error_m"] < 0.05
+    pairs = run(
+        "benchmark", "pairs", root, "--out", tmp_path / "p", "--limit", 3, "--set", "gaps=[1,1]",
+        "--json",
+    )  # fmt: skip
+    assert pairs.code == 0, pairs.err
+    assert set(pairs.json["auc_deg"]) == {"5", "10", "20"} and pairs.json["auc_deg"]["10"] > 0.5
+
+
+def test_demo_on_own_photos(run: Any, photos: Path, tmp_path: Path) -> None:
+    shown = run("demo", "--photos", photos, "--out", tmp_path / "demo", "--quiet")
+    assert shown.code == 0, shown.err
+    assert "localized" in shown.out and (tmp_path / "demo" / "report.html").exists()
+
+
 def test_match_and_relative(run: Any, rendered_place: RenderedPlace, tmp_path: Path) -> None:
     pair = [rendered_place.images / "map" / f"map_0{i}.jpg" for i in (0, 1)]
     npz, plot = tmp_path / "matches.npz", tmp_path / "matches.png"

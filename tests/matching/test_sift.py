@@ -99,6 +99,19 @@ def test_encode_many_keeps_order_and_reports_bad_photos(tmp_path: Path, matcher:
         np.testing.assert_array_equal(result.keypoints, matcher.encode(path).keypoints)
 
 
+def test_large_photos_are_scaled_down_and_keypoints_back_up(matcher: Matcher) -> None:
+    photo = textured(240, 401, seed=7)
+    small = load_matcher("sift", options={"max_image_size_px": 200})
+    view = small.encode(photo)
+    assert view.image_size == (401, 240) and view.keypoints.max() > 250
+    matches = small.match_views(view, matcher.encode(photo))
+    error = np.linalg.norm(matches.keypoints0 - matches.keypoints1, axis=1)
+    # half the resolution: half a pixel of the small photo
+    assert len(matches) > 30 and np.median(error) < 1.0
+    offset = np.median(matches.keypoints0 - matches.keypoints1, axis=0)
+    np.testing.assert_allclose(offset, 0, atol=0.2)  # 0.5 with a wrong pixel centre
+
+
 def test_fingerprint_follows_what_is_stored() -> None:
     plain = load_matcher("sift").fingerprint
     assert load_matcher("sift", options={"max_ratio": 0.7}).fingerprint == plain
