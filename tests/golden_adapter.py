@@ -179,8 +179,8 @@ def c2f(
     windows = choose_windows(
         image_size0=hw_map[::-1],
         image_size1=hw_query[::-1],
-        keypoints0=p_map,
-        keypoints1=p_query,
+        keypoints0=p_map + 0.5,
+        keypoints1=p_query + 0.5,
         network_size0=res_map[::-1],
         network_size1=res_query[::-1],
     )
