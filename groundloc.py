@@ -10,7 +10,16 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from groundloc_arguments import (
+    EXIT_WRONG_USE,
+    WrongUseError,
+    build_checked,
+    given_options,
+    make_parser,
+    set_option,
+)
 
 if TYPE_CHECKING:
     import pycolmap
@@ -23,24 +32,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger("groundloc")
 
-EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
-
-
-class WrongUseError(Exception):
-    """An option or argument that no file could make right; exits with 2."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """One-line errors, as all errors of this command."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message} (see '{self.prog} --help')", file=sys.stderr)
-        raise SystemExit(EXIT_WRONG_USE)
+EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong use."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser(COMMANDS).parse_args(argv)
     _configure_logging(arguments)
     # read by OpenMP and COLMAP when they are loaded: waiting threads sleep instead of spinning
     # (three times the CPU time where cores are shared), and COLMAP keeps its notes to itself
@@ -83,14 +80,14 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
     """A rendered place, or the user's photos, through the whole pipeline."""
     from benchmarks.demo import DemoOptions, run_demo
 
-    given = _given_options(arguments)
+    given = given_options(arguments)
     matcher = _matcher(arguments, given)
     result = run_demo(
         arguments.out,
         photos=arguments.photos,
         matcher=matcher,
         device=arguments.device,
-        options=_build(DemoOptions, given),
+        options=build_checked(DemoOptions, given),
         progress=_progress(arguments),
     )
     _say(arguments, result.text)
@@ -104,20 +101,20 @@ def _map(arguments: argparse.Namespace) -> dict[str, Any]:
     from mapping import MapOptions, build_map
     from mapping.options import PairMethod
 
-    given = _given_options(arguments)
+    given = given_options(arguments)
     if arguments.extend:
         return _extend(arguments, given)
     if arguments.pairs in get_args(PairMethod):
-        _set(given, "pairs.method", arguments.pairs)
+        set_option(given, "pairs.method", arguments.pairs)
     elif arguments.pairs is not None:
-        _set(given, "pairs.method", "file")
-        _set(given, "pairs.file", arguments.pairs)
+        set_option(given, "pairs.method", "file")
+        set_option(given, "pairs.file", arguments.pairs)
     matcher = _matcher(arguments, given)
     scene = build_map(
         arguments.images,
         arguments.map,
         matcher,
-        options=_build(MapOptions, given),
+        options=build_checked(MapOptions, given),
         known_poses=arguments.known_poses,
         cameras=_camera_list(arguments.cameras),
         overwrite=arguments.overwrite,
@@ -153,10 +150,10 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     from localize import Localizer, LocalizerOptions, poses_text, write_poses, write_results
     from matching.errors import InputError
 
-    given = _given_options(arguments)
+    given = given_options(arguments)
     if arguments.top_k is not None:
-        _set(given, "top_k", arguments.top_k)
-    options = _build(LocalizerOptions, given)
+        set_option(given, "top_k", arguments.top_k)
+    options = build_checked(LocalizerOptions, given)
     localizer = Localizer(arguments.map, device=arguments.device, options=options)
     queries = Path(arguments.queries)
     if not queries.exists():
@@ -211,11 +208,11 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     from matching.files import atomic_file
     from matching.images import read_image
 
-    given = _given_options(arguments)
+    given = given_options(arguments)
     if arguments.dense:
         if arguments.matcher == "sift":
             raise WrongUseError("--dense needs a neural matcher (--matcher), SIFT is sparse")
-        _set(given, "matcher.dense", True)
+        set_option(given, "matcher.dense", True)
     matcher = _matcher(arguments, given)
     image0, image1 = read_image(arguments.image0), read_image(arguments.image1)
     matches = matcher.match(image0, image1)
@@ -247,7 +244,7 @@ def _relative(arguments: argparse.Namespace) -> dict[str, Any]:
     """The pose of photo 1 relative to photo 0."""
     from localize import RelativeOptions, relative_pose
 
-    given = _given_options(arguments)
+    given = given_options(arguments)
     matcher = _matcher(arguments, given)
     result = relative_pose(
         arguments.image0,
@@ -255,7 +252,7 @@ def _relative(arguments: argparse.Namespace) -> dict[str, Any]:
         matcher=matcher,
         camera0=_camera(arguments.camera0, "--camera0"),
         camera1=_camera(arguments.camera1, "--camera1"),
-        options=_build(RelativeOptions, given),
+        options=build_checked(RelativeOptions, given),
     )
     _say(arguments, result.summary())
     return result.to_dict()
@@ -265,7 +262,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Predicted poses against ground truth."""
     from benchmarks import EvaluationOptions, evaluate
 
-    options = _build(EvaluationOptions, _given_options(arguments))
+    options = build_checked(EvaluationOptions, given_options(arguments))
     report = evaluate(
         arguments.poses,
         arguments.ground_truth,
@@ -284,7 +281,7 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """A benchmark on a data set."""
     from benchmarks.run import run_benchmark
 
-    given = _given_options(arguments)
+    given = given_options(arguments)
     matcher = _matcher(arguments, given)
     report = run_benchmark(
         arguments.name,
@@ -315,7 +312,7 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from matching.training.options import TrainOptions
     from matching.training.train import train
 
-    options = _build(TrainOptions, _given_options(arguments))
+    options = build_checked(TrainOptions, given_options(arguments))
     result = train(options, arguments.out, device=arguments.device, resume=not arguments.no_resume)
     if result.status == "diverged":
         raise InputError(
@@ -355,195 +352,6 @@ def _info(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError("; ".join(problems))
     _say(arguments, "every file is as it was written")
     return {**scene.to_dict(), "problems": problems}
-
-
-# ------------------------------------------------------------------------- arguments, options
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="groundloc",
-        description="Photos of a place in, camera poses of new photos out.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong use. Logs go to stderr, results to stdout.",
-    )
-    parser.add_argument("--version", action="version", version=f"groundloc {_version()}")
-    commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, parser_class=_Parser
-    )
-
-    command = _command(commands, "demo", _demo)
-    command.add_argument("--out", default="demo", metavar="DIR", help="results (default: demo)")
-    command.add_argument(
-        "--photos", metavar="DIR", help="use these photos: some are held out and localized"
-    )
-    _add_matcher(command)
-
-    command = _command(commands, "map", _map)
-    command.add_argument("images", metavar="IMAGES", help="folder of photos")
-    command.add_argument("map", metavar="MAP", help="folder of the map; an unfinished one resumes")
-    command.add_argument(
-        "--known-poses", metavar="MODEL", help="COLMAP model whose cameras and poses are kept"
-    )
-    command.add_argument("--cameras", metavar="LIST", help="lines 'name MODEL W H params...'")
-    command.add_argument(
-        "--pairs",
-        metavar="HOW",
-        help="exhaustive, retrieval, sequential, poses, or a file of 'name0 name1' lines "
-        "(default: by the number of photos)",
-    )
-    command.add_argument(
-        "--overwrite", action="store_true", help="replace a map made with other options"
-    )
-    command.add_argument(
-        "--extend", action="store_true", help="add the folder's new photos to a finished map"
-    )
-    _add_matcher(command)
-
-    command = _command(commands, "localize", _localize)
-    command.add_argument("map", metavar="MAP", help="folder of the map")
-    command.add_argument("queries", metavar="QUERIES", help="a photo, a folder, or a list of names")
-    command.add_argument("--cameras", metavar="LIST", help="lines 'name MODEL W H params...'")
-    command.add_argument("--top-k", type=int, metavar="K", help="map photos to match with")
-    command.add_argument(
-        "--out", metavar="FILE", help="poses.txt; results.jsonl is written beside it"
-    )
-    command.add_argument("--report", metavar="DIR", help="write an HTML report with pictures")
-    command.add_argument(
-        "--map-images", metavar="DIR", help="photos of the map, to draw matches in the report"
-    )
-
-    command = _command(commands, "match", _match)
-    _add_two_images(command)
-    command.add_argument("--out", metavar="FILE", help="write keypoints and scores as .npz")
-    command.add_argument("--plot", metavar="FILE", help="draw the matches over the photos")
-    command.add_argument(
-        "--dense", action="store_true", help="every mutual nearest neighbour (neural matchers)"
-    )
-    _add_matcher(command)
-
-    command = _command(commands, "relative", _relative)
-    _add_two_images(command)
-    for index in (0, 1):
-        command.add_argument(
-            f"--camera{index}", metavar="'MODEL W H params...'", help="default: EXIF or estimated"
-        )
-    _add_matcher(command)
-
-    command = _command(commands, "evaluate", _evaluate)
-    command.add_argument(
-        "poses", metavar="POSES", help="poses.txt; results.jsonl beside it is used"
-    )
-    command.add_argument("ground_truth", metavar="GROUND_TRUTH", help="COLMAP model or poses file")
-    command.add_argument("--queries", metavar="LIST", help="all names; those not in POSES failed")
-    command.add_argument("--cameras", metavar="LIST", help="intrinsics of the queries, for VCRE")
-    command.add_argument(
-        "--align-map",
-        metavar="MAP",
-        help="first fit a similarity from the photos of this map (or COLMAP model) to the truth",
-    )
-    command.add_argument("--out", metavar="FILE", help="write report.json")
-
-    command = _command(commands, "benchmark", _benchmark)
-    command.add_argument("name", metavar="NAME", help="colmap or pairs")
-    command.add_argument("root", metavar="ROOT", help="the data set's folder")
-    command.add_argument("--out", required=True, metavar="DIR", help="predictions and report")
-    command.add_argument("--limit", type=int, metavar="N", help="only the first N queries or pairs")
-    _add_matcher(command)
-
-    command = _command(commands, "train", _train)
-    command.set_defaults(device=None)  # a GPU if there is one
-    command.add_argument("--out", metavar="DIR", help="checkpoints, logs and weights of the run")
-    command.add_argument(
-        "--no-resume", action="store_true", help="refuse a folder that holds checkpoints"
-    )
-    command.add_argument(
-        "--show-world", metavar="FILE", help="only render a contact sheet of training pairs"
-    )
-
-    command = _command(commands, "weights", _weights)
-    command.add_argument("action", choices=["convert"], help="the only action")
-    command.add_argument("source", metavar="IN", help="official .pth, hub folder or safetensors")
-    command.add_argument("target", metavar="OUT", help="NAME.safetensors, or a folder")
-
-    command = _command(commands, "info", _info)
-    command.add_argument("map", metavar="MAP", help="folder of the map")
-    command.add_argument("--check", action="store_true", help="verify every byte of every file")
-    return parser
-
-
-def _command(commands: Any, name: str, run: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=run.__doc__.splitlines()[0], description=run.__doc__
-    )
-    parser.set_defaults(run=run)
-    common = parser.add_argument_group("options of every command")
-    common.add_argument("--config", metavar="FILE", help="YAML file of options")
-    common.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="one option, such as pnp.max_error_px=4; may be repeated",
-    )
-    common.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
-    common.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    common.add_argument("--quiet", action="store_true", help="no progress bars, warnings only")
-    return parser
-
-
-def _add_matcher(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--matcher",
-        default="sift",
-        metavar="M",
-        help="sift (default), the path of a MASt3R or DUSt3R checkpoint, or a hub id",
-    )
-
-
-def _add_two_images(command: argparse.ArgumentParser) -> None:
-    command.add_argument("image0", metavar="IMAGE0")
-    command.add_argument("image1", metavar="IMAGE1")
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("groundloc")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "(not installed)"
-
-
-def _given_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What --config and --set give, --set last."""
-    from matching.errors import InputError
-    from matching.options import merge_options, parse_assignments, read_options_file
-
-    try:
-        given = read_options_file(arguments.config) if arguments.config is not None else {}
-        return merge_options(given, parse_assignments(arguments.set))
-    except InputError as error:
-        raise WrongUseError(str(error)) from error
-
-
-def _set(given: dict[str, Any], key: str, value: Any) -> None:
-    """Let a flag override the same option of --config."""
-    *groups, last = key.split(".")
-    for group in groups:
-        given = given.setdefault(group, {})
-        if not isinstance(given, dict):
-            raise WrongUseError(f"option '{group}' takes a group of options, got {given!r}")
-    given[last] = value
-
-
-def _build(cls: type[T], given: dict[str, Any]) -> T:
-    from matching.errors import InputError
-    from matching.options import build_options
-
-    try:
-        return build_options(cls, given)
-    except InputError as error:
-        raise WrongUseError(str(error)) from error
 
 
 def _matcher(arguments: argparse.Namespace, given: dict[str, Any]) -> "Matcher":
@@ -615,6 +423,19 @@ def _configure_logging(arguments: argparse.Namespace) -> None:
     )
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it reports how it was compiled
 
+
+COMMANDS = {
+    "demo": _demo,
+    "map": _map,
+    "localize": _localize,
+    "match": _match,
+    "relative": _relative,
+    "evaluate": _evaluate,
+    "benchmark": _benchmark,
+    "info": _info,
+    "train": _train,
+    "weights": _weights,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import groundloc
+from groundloc_arguments import make_parser
 import matching
 from tests.benchmarks.fakes import LocalizingMatcher
 from tests.mapping.fakes import FakeWorld
@@ -51,13 +52,13 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_the_commands_parse(command: str) -> None:
     words = shlex.split(command, comments=True)[1:]
-    assert groundloc._parser().parse_args(words).run is not None
+    assert make_parser(groundloc.COMMANDS).parse_args(words).run is not None
 
 
 def test_every_command_is_in_the_overview() -> None:
     overview = next(block for block in blocks("text") if "groundloc demo" in block)
     named = set(re.findall(r"^groundloc (\w+)", overview, re.MULTILINE))
-    usage = groundloc._parser().format_help()
+    usage = make_parser(groundloc.COMMANDS).format_help()
     known = set(re.findall(r"^    (\w+)\s", usage, re.MULTILINE))
     assert known
     assert named == known

@@ -1,0 +1,218 @@
+"""The arguments of the command line, and how they become option dataclasses."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+Command = Callable[[argparse.Namespace], dict[str, Any]]
+
+EXIT_WRONG_USE = 2
+
+
+class WrongUseError(Exception):
+    """An option or argument that no file could make right; exits with 2."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """One-line errors, as all errors of this command."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see '{self.prog} --help')", file=sys.stderr)
+        raise SystemExit(EXIT_WRONG_USE)
+
+
+def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
+    """The parser of all commands.
+
+    Args:
+        run: Command name to the function that runs it; its docstring is the help.
+
+    Returns:
+        A parser whose result has the function as ``run``.
+    """
+    parser = _Parser(
+        prog="groundloc",
+        description="Photos of a place in, camera poses of new photos out.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong use. Logs go to stderr, results to stdout.",
+    )
+    parser.add_argument("--version", action="version", version=f"groundloc {_version()}")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_Parser
+    )
+
+    command = _command(commands, "demo", run["demo"])
+    command.add_argument("--out", default="demo", metavar="DIR", help="results (default: demo)")
+    command.add_argument(
+        "--photos", metavar="DIR", help="use these photos: some are held out and localized"
+    )
+    _add_matcher(command)
+
+    command = _command(commands, "map", run["map"])
+    command.add_argument("images", metavar="IMAGES", help="folder of photos")
+    command.add_argument("map", metavar="MAP", help="folder of the map; an unfinished one resumes")
+    command.add_argument(
+        "--known-poses", metavar="MODEL", help="COLMAP model whose cameras and poses are kept"
+    )
+    command.add_argument("--cameras", metavar="LIST", help="lines 'name MODEL W H params...'")
+    command.add_argument(
+        "--pairs",
+        metavar="HOW",
+        help="exhaustive, retrieval, sequential, poses, or a file of 'name0 name1' lines "
+        "(default: by the number of photos)",
+    )
+    command.add_argument(
+        "--overwrite", action="store_true", help="replace a map made with other options"
+    )
+    command.add_argument(
+        "--extend", action="store_true", help="add the folder's new photos to a finished map"
+    )
+    _add_matcher(command)
+
+    command = _command(commands, "localize", run["localize"])
+    command.add_argument("map", metavar="MAP", help="folder of the map")
+    command.add_argument("queries", metavar="QUERIES", help="a photo, a folder, or a list of names")
+    command.add_argument("--cameras", metavar="LIST", help="lines 'name MODEL W H params...'")
+    command.add_argument("--top-k", type=int, metavar="K", help="map photos to match with")
+    command.add_argument(
+        "--out", metavar="FILE", help="poses.txt; results.jsonl is written beside it"
+    )
+    command.add_argument("--report", metavar="DIR", help="write an HTML report with pictures")
+    command.add_argument(
+        "--map-images", metavar="DIR", help="photos of the map, to draw matches in the report"
+    )
+
+    command = _command(commands, "match", run["match"])
+    _add_two_images(command)
+    command.add_argument("--out", metavar="FILE", help="write keypoints and scores as .npz")
+    command.add_argument("--plot", metavar="FILE", help="draw the matches over the photos")
+    command.add_argument(
+        "--dense", action="store_true", help="every mutual nearest neighbour (neural matchers)"
+    )
+    _add_matcher(command)
+
+    command = _command(commands, "relative", run["relative"])
+    _add_two_images(command)
+    for index in (0, 1):
+        command.add_argument(
+            f"--camera{index}", metavar="'MODEL W H params...'", help="default: EXIF or estimated"
+        )
+    _add_matcher(command)
+
+    command = _command(commands, "evaluate", run["evaluate"])
+    command.add_argument(
+        "poses", metavar="POSES", help="poses.txt; results.jsonl beside it is used"
+    )
+    command.add_argument("ground_truth", metavar="GROUND_TRUTH", help="COLMAP model or poses file")
+    command.add_argument("--queries", metavar="LIST", help="all names; those not in POSES failed")
+    command.add_argument("--cameras", metavar="LIST", help="intrinsics of the queries, for VCRE")
+    command.add_argument(
+        "--align-map",
+        metavar="MAP",
+        help="first fit a similarity from the photos of this map (or COLMAP model) to the truth",
+    )
+    command.add_argument("--out", metavar="FILE", help="write report.json")
+
+    command = _command(commands, "benchmark", run["benchmark"])
+    command.add_argument("name", metavar="NAME", help="colmap or pairs")
+    command.add_argument("root", metavar="ROOT", help="the data set's folder")
+    command.add_argument("--out", required=True, metavar="DIR", help="predictions and report")
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N queries or pairs")
+    _add_matcher(command)
+
+    command = _command(commands, "train", run["train"])
+    command.set_defaults(device=None)  # a GPU if there is one
+    command.add_argument("--out", metavar="DIR", help="checkpoints, logs and weights of the run")
+    command.add_argument(
+        "--no-resume", action="store_true", help="refuse a folder that holds checkpoints"
+    )
+    command.add_argument(
+        "--show-world", metavar="FILE", help="only render a contact sheet of training pairs"
+    )
+
+    command = _command(commands, "weights", run["weights"])
+    command.add_argument("action", choices=["convert"], help="the only action")
+    command.add_argument("source", metavar="IN", help="official .pth, hub folder or safetensors")
+    command.add_argument("target", metavar="OUT", help="NAME.safetensors, or a folder")
+
+    command = _command(commands, "info", run["info"])
+    command.add_argument("map", metavar="MAP", help="folder of the map")
+    command.add_argument("--check", action="store_true", help="verify every byte of every file")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=run.__doc__.splitlines()[0], description=run.__doc__
+    )
+    parser.set_defaults(run=run)
+    common = parser.add_argument_group("options of every command")
+    common.add_argument("--config", metavar="FILE", help="YAML file of options")
+    common.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one option, such as pnp.max_error_px=4; may be repeated",
+    )
+    common.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    common.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    common.add_argument("--quiet", action="store_true", help="no progress bars, warnings only")
+    return parser
+
+
+def _add_matcher(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--matcher",
+        default="sift",
+        metavar="M",
+        help="sift (default), the path of a MASt3R or DUSt3R checkpoint, or a hub id",
+    )
+
+
+def _add_two_images(command: argparse.ArgumentParser) -> None:
+    command.add_argument("image0", metavar="IMAGE0")
+    command.add_argument("image1", metavar="IMAGE1")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("groundloc")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "(not installed)"
+
+
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What --config and --set give, --set last."""
+    from matching.errors import InputError
+    from matching.options import merge_options, parse_assignments, read_options_file
+
+    try:
+        given = read_options_file(arguments.config) if arguments.config is not None else {}
+        return merge_options(given, parse_assignments(arguments.set))
+    except InputError as error:
+        raise WrongUseError(str(error)) from error
+
+
+def set_option(given: dict[str, Any], key: str, value: Any) -> None:
+    """Let a flag override the same option of --config."""
+    *groups, last = key.split(".")
+    for group in groups:
+        given = given.setdefault(group, {})
+        if not isinstance(given, dict):
+            raise WrongUseError(f"option '{group}' takes a group of options, got {given!r}")
+    given[last] = value
+
+
+def build_checked(cls: type[T], given: Mapping[str, Any]) -> T:
+    """Build an options dataclass; what the user got wrong is wrong use."""
+    from matching.errors import InputError
+    from matching.options import build_options
+
+    try:
+        return build_options(cls, given)
+    except InputError as error:
+        raise WrongUseError(str(error)) from error
