@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import groundloc
-from groundloc_arguments import make_parser
 import matching
+from groundloc_arguments import make_parser
 from tests.benchmarks.fakes import LocalizingMatcher
 from tests.mapping.fakes import FakeWorld
 
