@@ -107,7 +107,9 @@ def match_pairs(
             )
 
 
-def score_pairs(pair_set: PairSet, folder: Path, options: PairsOptions) -> PairsReport:
+def score_pairs(
+    pair_set: PairSet, folder: Path, options: PairsOptions, *, progress: Progress = silent
+) -> PairsReport:
     """Estimate the relative poses from written matches and score them.
 
     PoseLib's LO-RANSAC on the essential matrix, refined with a Cauchy loss.
@@ -116,7 +118,12 @@ def score_pairs(pair_set: PairSet, folder: Path, options: PairsOptions) -> Pairs
         InputError: The matches of a pair are missing or damaged.
     """
     found = [read_matches(folder, number) for number in range(len(pair_set.pairs))]
-    scores = [_score(p, m, options) for p, m in zip(pair_set.pairs, found, strict=True)]
+    scores = [
+        _score(pair, matches, options)
+        for pair, matches in progress(
+            zip(pair_set.pairs, found, strict=True), "relative poses", total=len(found)
+        )
+    ]
     known = [score for score in scores if score.rotation_error_deg is not None]
     errors = np.array([max(s.rotation_error_deg, s.translation_error_deg) for s in known])  # type: ignore[type-var]
     precisions = [s.precision_2px for s in scores if s.precision_2px is not None]

@@ -1,7 +1,6 @@
 """`run_benchmark`: predictions first, scores second, one data set per call."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from benchmarks.evaluate import EvaluationOptions, evaluate, report_without_trut
 from benchmarks.relative import PairsOptions, match_pairs, score_pairs
 from benchmarks.report import PairsReport, Report
 from localize.localizer import Localizer, LocalizerOptions
-from localize.results import Localization, write_poses, write_results
+from localize.results import Localization, append_result, write_poses, write_results
 from mapping.build import build_map
 from mapping.info import groundloc_version
 from mapping.map import Map
@@ -26,8 +25,6 @@ from matching.files import PathLike, write_text_atomic
 from matching.matcher import Matcher
 from matching.options import build_options, first_difference, options_as_dict
 from matching.progress import Progress, silent
-
-_CHUNK = 64  # queries between two writes of what is done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +41,26 @@ class ColmapOptions:
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
 
 
+def benchmark_options(name: str, values: Mapping[str, Any]) -> ColmapOptions | PairsOptions:
+    """Build the options of a benchmark, so that a wrong one is known before anything is loaded.
+
+    Args:
+        name: ``"colmap"`` or ``"pairs"``.
+        values: Option names to values, see `ColmapOptions` and `PairsOptions`.
+
+    Raises:
+        InputError: Unknown benchmark or option, or a refused value.
+    """
+    return build_options(_benchmark(name).options, values)
+
+
 def run_benchmark(
     name: str,
     root: PathLike,
     out: PathLike,
     *,
     matcher: Matcher,
-    options: Mapping[str, Any] | None = None,
+    options: ColmapOptions | PairsOptions | Mapping[str, Any] | None = None,
     limit: int | None = None,
     progress: Progress = silent,
 ) -> Report | PairsReport:
@@ -64,7 +74,7 @@ def run_benchmark(
         root: The data set.
         out: Folder for predictions and report.
         matcher: From `matching.load_matcher`.
-        options: Option names to values, see `ColmapOptions` and `PairsOptions`.
+        options: Those of this benchmark, or what `benchmark_options` builds them from.
         limit: At most so many queries or pairs.
         progress: Wraps every long loop.
 
@@ -72,13 +82,18 @@ def run_benchmark(
         InputError: Unknown benchmark or option, a malformed data set, or predictions in ``out``
             that other options made.
     """
-    if name not in BENCHMARKS:
-        raise InputError(f"unknown benchmark '{name}' (known: {', '.join(BENCHMARKS)})")
+    benchmark = _benchmark(name)
+    if options is None or isinstance(options, Mapping):
+        options = benchmark_options(name, options or {})
+    elif not isinstance(options, benchmark.options):
+        raise InputError(
+            f"benchmark {name} takes {benchmark.options.__name__}, got {type(options).__name__}"
+        )
     if limit is not None and limit < 1:
         raise InputError(f"limit must be at least 1, got {limit}")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    report = BENCHMARKS[name](Path(root), folder, matcher, options or {}, limit, progress)
+    report = benchmark.run(Path(root), folder, matcher, options, limit, progress)
     report.write(folder / "report.json")
     write_text_atomic(folder / "report.txt", report.to_text() + "\n")
     return report
@@ -88,43 +103,55 @@ def run_colmap(
     root: Path,
     out: Path,
     matcher: Matcher,
-    options: Mapping[str, Any],
+    options: ColmapOptions,
     limit: int | None,
     progress: Progress,
 ) -> Report:
     """Map, localize and score a folder as `benchmarks.datasets.colmap_folder` reads it."""
-    settings = build_options(ColmapOptions, options)
     task = read_colmap_folder(root).first_queries(limit)
-    return run_localization(task, out, matcher, settings, progress=progress)
+    return run_localization(task, out, matcher, options, progress=progress)
 
 
 def run_pairs(
     root: Path,
     out: Path,
     matcher: Matcher,
-    options: Mapping[str, Any],
+    options: PairsOptions,
     limit: int | None,
     progress: Progress,
 ) -> PairsReport:
     """Match the pairs that `benchmarks.datasets.pairs` reads, and score their relative poses."""
-    settings = build_options(PairsOptions, options)
-    pair_set = read_pairs(root, gaps=settings.gaps, ground_truth=settings.ground_truth)
+    pair_set = read_pairs(root, gaps=options.gaps, ground_truth=options.ground_truth)
     pair_set = replace(pair_set, pairs=pair_set.pairs[:limit])
-    predicting = options_as_dict(settings)
+    predicting = options_as_dict(options)
     for scoring in ("max_error_px", "seed"):  # matches serve any of them
         del predicting[scoring]
     pairs = [[pair.image0, pair.image1] for pair in pair_set.pairs]
     claim_folder(out, {"options": predicting, "matcher": matcher.describe(), "pairs": pairs})
-    match_pairs(pair_set, out / "matches", matcher, settings, progress=progress)
-    report = score_pairs(pair_set, out / "matches", settings)
+    match_pairs(pair_set, out / "matches", matcher, options, progress=progress)
+    report = score_pairs(pair_set, out / "matches", options, progress=progress)
     return replace(report, options={**report.options, "matcher": matcher.describe()})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A kind of data set: its options, and the function that runs it."""
+
+    options: type[Any]
+    run: Callable[[Path, Path, Matcher, Any, int | None, Progress], Report | PairsReport]
+
+
 # A further data set is a reader and one line here.
-BENCHMARKS: dict[
-    str,
-    Callable[[Path, Path, Matcher, Mapping[str, Any], int | None, Progress], Report | PairsReport],
-] = {"colmap": run_colmap, "pairs": run_pairs}
+BENCHMARKS = {
+    "colmap": Benchmark(options=ColmapOptions, run=run_colmap),
+    "pairs": Benchmark(options=PairsOptions, run=run_pairs),
+}
+
+
+def _benchmark(name: str) -> Benchmark:
+    if name not in BENCHMARKS:
+        raise InputError(f"unknown benchmark '{name}' (known: {', '.join(BENCHMARKS)})")
+    return BENCHMARKS[name]
 
 
 def run_localization(
@@ -240,8 +267,8 @@ def localize_resumably(
 ) -> dict[str, Localization]:
     """Localize the queries that ``out`` has no result for; write all results when done.
 
-    Results are appended to ``results.partial.jsonl`` as they come, so that a killed run loses only
-    the queries of its last `_CHUNK`.
+    Each result is appended to ``results.partial.jsonl`` as it comes, so that a killed run loses
+    only the query it was at.
 
     Args:
         localizer: Holds the map.
@@ -256,18 +283,17 @@ def localize_resumably(
     partial = out / "results.partial.jsonl"
     done = _read_partial(partial) | _read_partial(out / "results.jsonl")
     missing = [name for name in cameras if name not in done]
-    chunks = [missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK)]
-    for chunk in progress(chunks, "localize", total=len(chunks)):
-        paths = {str(images / name): name for name in chunk}
+    if missing:
+        write_results(partial, done)  # without the half line that a killed run may have left
+        paths = {str(images / name): name for name in missing}
         known = {path: camera for path, n in paths.items() if (camera := cameras[n]) is not None}
-        found = localizer.localize_all(list(paths), known or None)
-        fresh = {paths[p]: replace(result, name=paths[p]) for p, result in found.items()}
-        with partial.open("a", encoding="utf-8") as file:
-            for result in fresh.values():
-                file.write(json.dumps(result.to_dict(), ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        done |= fresh
+
+        def keep(result: Localization) -> None:
+            named = replace(result, name=paths[result.name])
+            done[named.name] = named
+            append_result(partial, named)
+
+        localizer.localize_all(list(paths), known or None, on_result=keep, progress=progress)
     results = {name: done[name] for name in cameras}
     if missing or not (out / "results.jsonl").exists():
         write_poses(out / "poses.txt", results)

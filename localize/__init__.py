@@ -4,6 +4,7 @@ from localize.localizer import Localizer, LocalizerOptions
 from localize.relative import RelativeOptions, RelativePose, relative_pose
 from localize.results import (
     Localization,
+    append_result,
     poses_text,
     read_poses,
     read_results,
@@ -17,6 +18,7 @@ __all__ = [
     "LocalizerOptions",
     "RelativeOptions",
     "RelativePose",
+    "append_result",
     "poses_text",
     "read_poses",
     "read_results",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pycolmap
 
 from localize.results import CameraSource
@@ -69,7 +70,8 @@ def camera_for_size(
             f"the camera given for '{name}' is {copy.model_name}: cut panoramas into perspective "
             "photos first"
         )
-    if not copy.verify_params() or not copy.mean_focal_length() > 0:
+    usable = copy.verify_params() and np.isfinite(copy.params).all()
+    if not usable or not copy.mean_focal_length() > 0:
         raise InputError(f"the camera given for '{name}' has unusable parameters: {camera}")
     if (camera.width, camera.height) == (width, height):
         return copy

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from localize.groups import best_candidate
 from localize.intrinsics import QueryCamera, query_camera
 from localize.lift import Correspondences, LiftOptions, lift_matches
 from localize.pnp import MIN_MATCHES, PnPOptions, pose_covariance
-from localize.queries import Cameras, read_queries
+from localize.queries import Cameras, Query, read_queries
 from localize.results import Localization, unwritable_name
 from mapping.map import Map
 from matching.errors import InputError
@@ -116,6 +116,7 @@ class Localizer:
         images: PathLike | Sequence[PathLike],
         cameras: Cameras = None,
         *,
+        on_result: Callable[[Localization], None] | None = None,
         progress: Progress = silent,
     ) -> dict[str, Localization]:
         """Find the poses of many photos.
@@ -124,6 +125,8 @@ class Localizer:
             images: A photo, a folder, a list file or several paths, see
                 `localize.queries.read_queries`.
             cameras: Camera by name, or a list file ``name MODEL WIDTH HEIGHT PARAMS...``.
+            on_result: Called with each result as soon as it is there, for example to keep it on
+                disk (`localize.results.append_result`).
             progress: Called around the loop over the photos.
 
         Returns:
@@ -143,18 +146,26 @@ class Localizer:
             timings: dict[str, float] = {}
             with _timed(timings, "encode"):
                 view = next(views)
-            try:
-                if isinstance(view, InputError):
-                    raise view
-                if problem := unwritable_name(query.name):
-                    raise InputError(problem)
-                camera = query_camera(query.path, view.image_size, query.camera, query.name)
-            except InputError as error:
-                results[query.name] = _failed(query.name, str(error), None, timings)
-                continue
-            result = self._localize_view(view, camera, query.name, timings)
-            results[query.name] = self._without_doubt(result, query.path, camera, timings)
+            result = self._localize_query(query, view, timings)
+            results[query.name] = result
+            if on_result is not None:
+                on_result(result)
         return results
+
+    def _localize_query(
+        self, query: Query, view: View | InputError, timings: dict[str, float]
+    ) -> Localization:
+        """The pose of one of many photos; what is wrong with the photo is a reason, no error."""
+        try:
+            if isinstance(view, InputError):
+                raise view
+            if problem := unwritable_name(query.name):
+                raise InputError(problem)
+            camera = query_camera(query.path, view.image_size, query.camera, query.name)
+        except InputError as error:
+            return _failed(query.name, str(error), None, timings)
+        result = self._localize_view(view, camera, query.name, timings)
+        return self._without_doubt(result, query.path, camera, timings)
 
     def _without_doubt(
         self,
@@ -167,8 +178,12 @@ class Localizer:
         sure = result.success and result.num_inliers >= self.options.quick_min_inliers
         if self._quick is None or sure:
             return result
-        with _timed(timings, "encode"):
-            view = self.matcher.encode(self._photo(image))
+        try:
+            with _timed(timings, "encode"):
+                view = self.matcher.encode(self._photo(image))
+        except InputError as error:  # readable a moment ago: removed or replaced meanwhile
+            logger.warning("only the quick encoding of '%s' was used: %s", result.name, error)
+            return result
         again = self._localize_view(view, camera, result.name, timings)
         return result if result.confidence > again.confidence else again
 

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -196,8 +198,15 @@ def write_results(
     path: PathLike, results: Mapping[str, Localization] | Iterable[Localization]
 ) -> None:
     """Write every result, localized or not, as a line of JSON (`Localization.to_dict`)."""
-    lines = [json.dumps(r.to_dict(), ensure_ascii=False) + "\n" for r in _as_list(results)]
-    write_text_atomic(path, "".join(lines))
+    write_text_atomic(path, "".join(_json_line(r) for r in _as_list(results)))
+
+
+def append_result(path: PathLike, result: Localization) -> None:
+    """Append one result to a file as `write_results` writes it; it is on disk on return."""
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(_json_line(result))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_results(path: PathLike) -> dict[str, Localization]:
@@ -234,6 +243,10 @@ def unwritable_name(name: str) -> str:
 
 def _as_list(results: Mapping[str, Localization] | Iterable[Localization]) -> list[Localization]:
     return list(results.values() if isinstance(results, Mapping) else results)
+
+
+def _json_line(result: Localization) -> str:
+    return json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
 
 
 def _lines(path: PathLike, what: str) -> Iterable[tuple[str, str]]:

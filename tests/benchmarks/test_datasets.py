@@ -1,5 +1,5 @@
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from benchmarks.datasets.image_lists import read_photo_list
 from benchmarks.datasets.pairs import ImagePair, cover_and_crop, prepare_photo, read_pairs
 from benchmarks.relative import PairsOptions, match_pairs, score_pairs
 from benchmarks.report import PairsReport, Report
-from benchmarks.run import run_benchmark
+from benchmarks.run import ColmapOptions, benchmark_options, run_benchmark
 from localize.results import read_results
 from matching.errors import InputError
 from matching.matcher import Matcher
@@ -235,6 +235,17 @@ def test_a_killed_run_continues_after_its_last_whole_result(
     (tmp_path / "poses.txt").unlink()
     (tmp_path / "results.partial.jsonl").write_text(results[0] + results[1][:40])
     matcher.num_encoded = 0
+
+    def killed(items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+        for item in items:
+            yield item
+            if description == "localize":
+                raise KeyboardInterrupt
+
+    # killed again, after one more result: the half line before it is gone
+    with pytest.raises(KeyboardInterrupt):
+        run_benchmark("colmap", place.folder, tmp_path, matcher=matcher, progress=killed)
+    assert list(read_results(tmp_path / "results.partial.jsonl")) == list(expected)
     run_benchmark("colmap", place.folder, tmp_path, matcher=matcher)
     assert matcher.num_encoded == 1
     found = read_results(tmp_path / "results.jsonl")
@@ -298,9 +309,22 @@ def test_pairs_benchmark_scores_any_matcher(
     assert done == (4, 3)  # each photo once
     # Another RANSAC threshold scores the same matches.
     options["max_error_px"] = 0.2
+    loops: list[tuple[str, int | None]] = []
+
+    def progress(items: Iterable[Any], description: str, total: int | None = None) -> Iterable[Any]:
+        loops.append((description, total))
+        return items
+
     again = run_benchmark(
-        "pairs", place.folder, tmp_path, matcher=matcher, options=options, limit=3
+        "pairs",
+        place.folder,
+        tmp_path,
+        matcher=matcher,
+        options=benchmark_options("pairs", options),
+        limit=3,
+        progress=progress,
     )
+    assert loops == [("match", 3), ("relative poses", 3)]
     assert (matcher.num_encoded, matcher.num_matched) == done
     assert isinstance(again, PairsReport) and again.median_inliers < report.median_inliers
     options["crop_size"] = [64, 64]
@@ -383,3 +407,12 @@ def test_options_and_names_are_checked(place: Place, matcher: FakeMatcher) -> No
             run_benchmark(
                 "pairs", place.folder, place.folder / "x", matcher=matcher, options=options
             )
+        with pytest.raises(InputError, match=message):
+            benchmark_options("pairs", options)
+    with pytest.raises(InputError, match="unknown benchmark 'pair'"):
+        benchmark_options("pair", {})
+    with pytest.raises(InputError, match="pairs takes PairsOptions, got ColmapOptions"):
+        run_benchmark(
+            "pairs", place.folder, place.folder / "x", matcher=matcher, options=ColmapOptions()
+        )
+    assert not (place.folder / "x").exists()

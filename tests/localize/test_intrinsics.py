@@ -44,6 +44,9 @@ def test_unusable_parameters_are_refused() -> None:
     camera.params = [0.0, 400.0, 300.0]
     with pytest.raises(InputError, match="unusable"):
         camera_for_size(camera, (800, 600), "q")
+    camera.params = [700.0, float("nan"), 300.0]
+    with pytest.raises(InputError, match="unusable"):
+        camera_for_size(camera, (800, 600), "q")
     camera.params = [700.0]
     with pytest.raises(InputError, match="unusable"):
         camera_for_size(camera, (800, 600), "q")

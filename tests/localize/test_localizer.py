@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from localize import Localizer, LocalizerOptions
+from localize import Localization, Localizer, LocalizerOptions
 from localize.pnp import PnPOptions
 from matching.errors import InputError
+from matching.matcher import ImageLike
 from matching.types import View
 from tests.localize.synthetic import (
     IMAGE_SIZE,
@@ -278,6 +279,42 @@ def test_a_folder_with_bad_photos(scene: FakeMap, folder: Path) -> None:
     assert single.cam_from_world is not None
     both = results["one.png"].cam_from_world
     assert both is not None and (single.cam_from_world.matrix() == both.matrix()).all()
+
+
+def test_results_are_handed_on_before_the_batch_is_over(scene: FakeMap, folder: Path) -> None:
+    view, _ = query_view(scene, np.random.default_rng(1))
+    loc = localizer(scene, {1: view, 2: view})
+    kept: list[Localization] = []
+
+    def killed(items: Any, description: str, total: int | None = None) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if number == 4:
+                raise KeyboardInterrupt
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        loc.localize_all(folder, on_result=kept.append, progress=killed)
+    assert [r.name for r in kept] == ["black.png", "broken.jpg", "empty.png", "one.png"]
+    assert [r.success for r in kept] == [False, False, False, True]
+    results = loc.localize_all(folder, on_result=kept.append)
+    assert kept[4:] == list(results.values())
+
+
+def test_a_photo_that_goes_away_meanwhile_keeps_its_quick_result(
+    scene: FakeMap, folder: Path
+) -> None:
+    """The quick encoding left doubts, but the photo is not there to be read again."""
+    view, _ = query_view(scene, np.random.default_rng(1))
+
+    class Vanishing(QuickMatcher):
+        def encode(self, image: ImageLike) -> View:
+            raise InputError(f"no photo '{image}'")
+
+    names = ["one.png", "sub dir/zwei ß.png"]
+    matcher = Vanishing({1: view, 2: view})
+    results = Localizer(scene, matcher).localize_all([folder / n for n in names])  # type: ignore[arg-type]
+    assert [r.success for r in results.values()] == [True, True]
+    assert all(0 < r.num_inliers < 500 for r in results.values())
 
 
 @pytest.mark.parametrize("upright", [True, False])

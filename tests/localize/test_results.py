@@ -6,6 +6,7 @@ import pytest
 
 from localize.results import (
     Localization,
+    append_result,
     poses_text,
     read_poses,
     read_results,
@@ -130,6 +131,15 @@ def test_results_come_back(tmp_path: Path) -> None:
     assert again.camera.params_to_string() == first.camera.params_to_string()
     write_results(tmp_path / "again.jsonl", back)
     assert (tmp_path / "again.jsonl").read_text() == file.read_text()
+
+
+def test_results_appended_one_by_one_make_the_same_file(tmp_path: Path) -> None:
+    results = [random_result(n, i) for i, n in enumerate(NAMES)] + [failure("failed.jpg")]
+    write_results(tmp_path / "at once.jsonl", results)
+    for count, result in enumerate(results, start=1):
+        append_result(tmp_path / "results.jsonl", result)
+        assert len(read_results(tmp_path / "results.jsonl")) == count
+    assert (tmp_path / "results.jsonl").read_text() == (tmp_path / "at once.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
