@@ -5,8 +5,10 @@
 
 The scenes are folders as `groundloc benchmark colmap` takes them. Those with a truth are mapped
 three ways (poses given, structure from motion with given and with unknown intrinsics), the others
-by structure from motion. Both sides report wall seconds and CPU seconds of all threads; the latter
-compare even if other programs share the cores. ``RUN/pipeline.md`` grows with each scene.
+by structure from motion. A truth without metric scale (``--unscaled fox``) gives errors in its own
+units, and neither VCRE nor recall. Both sides report wall seconds and CPU seconds of all threads;
+the latter compare even if other programs share the cores. ``RUN/pipeline.md`` grows with each
+scene.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -31,10 +33,13 @@ import torch
 
 from benchmarks.datasets.colmap_folder import read_colmap_folder
 from benchmarks.datasets.task import LocalizationTask
+from benchmarks.evaluate import EvaluationOptions
 from benchmarks.report import Report
 from benchmarks.run import ColmapOptions, localize_task, map_task, score_task
+from mapping.options import ReconstructionOptions
 from matching.files import write_text_atomic
 from matching.load import load_matcher
+from matching.matcher import Matcher
 
 MODES = {  # name: (ours, the baseline's name)
     "given": (ColmapOptions(map_poses="given"), "gt"),
@@ -52,7 +57,8 @@ class Row:
     side: str
     num_queries: int
     num_localized: int
-    translation_cm: float
+    metric: bool  # the truth's unit is the metre; if not, VCRE and recall are NaN
+    translation: float  # in the truth's unit
     rotation_deg: float
     vcre_px: float
     recall: float  # at (5 cm, 0.5 deg)
@@ -75,11 +81,12 @@ class Clock:
         self.seconds = (float(wall), float(cpu))
 
 
-def run_ours(task: LocalizationTask, mode: str, out: Path, matcher_name: str) -> tuple[Row, Report]:
+def run_ours(
+    task: LocalizationTask, mode: str, out: Path, matcher: Matcher, *, metric: bool
+) -> tuple[Row, Report]:
     """Map and localize from nothing."""
-    options = MODES[mode][0]
+    options = replace(MODES[mode][0], evaluation=EvaluationOptions(metric_truth=metric))
     shutil.rmtree(out, ignore_errors=True)
-    matcher = load_matcher(matcher_name)
     with Clock() as mapping:
         scene = map_task(task, out, matcher, options)
     with Clock() as localizing:
@@ -91,10 +98,11 @@ def run_ours(task: LocalizationTask, mode: str, out: Path, matcher_name: str) ->
     row = Row(
         scene=task.name,
         mode=mode,
-        side=f"groundloc, {matcher_name}",
+        side=f"groundloc, {matcher.name}",
         num_queries=report.num_queries,
         num_localized=report.num_localized,
-        translation_cm=_or_nan(report.median_translation_error_m) * 100,
+        metric=metric,
+        translation=_or_nan(report.median_translation_error_m),
         rotation_deg=_or_nan(report.median_rotation_error_deg),
         vcre_px=_or_nan(report.median_vcre_px),
         recall=_or_nan(report.recall.get("0.05m_0.5deg")),
@@ -107,7 +115,9 @@ def run_ours(task: LocalizationTask, mode: str, out: Path, matcher_name: str) ->
     return row, report
 
 
-def run_baseline(baseline: ModuleType, root: Path, modes: Sequence[str], threads: int) -> list[Row]:
+def run_baseline(
+    baseline: ModuleType, root: Path, modes: Sequence[str], threads: int, *, metric: bool
+) -> list[Row]:
     """The baseline's own scoring of the same scene."""
     names = {MODES[mode][1]: mode for mode in modes}
     found = baseline.run_scene(root, threads, list(names))
@@ -120,10 +130,11 @@ def run_baseline(baseline: ModuleType, root: Path, modes: Sequence[str], threads
                 side="baseline",
                 num_queries=found["queries"],
                 num_localized=round(values["localized"] * found["queries"]),
-                translation_cm=values["t_median_m"] * 100,
+                metric=metric,
+                translation=values["t_median_m"],
                 rotation_deg=values["r_median_deg"],
-                vcre_px=values["vcre_median_px"],
-                recall=values["recall"][0],
+                vcre_px=values["vcre_median_px"] if metric else np.nan,
+                recall=values["recall"][0] if metric else np.nan,
                 map_s=tuple(values["map_seconds"]),
                 query_s=tuple(values["query_seconds"]),
                 num_registered=values["registered"],
@@ -146,7 +157,8 @@ def run_baseline_without_truth(baseline: ModuleType, root: Path, threads: int) -
         side="baseline",
         num_queries=len(queries),
         num_localized=sum(query["localized"] for query in queries),
-        translation_cm=np.nan,
+        metric=False,
+        translation=np.nan,
         rotation_deg=np.nan,
         vcre_px=np.nan,
         recall=np.nan,
@@ -166,9 +178,11 @@ def table(rows: Sequence[Row]) -> str:
         "|" + " --- |" * 10,
     ]
     for row in rows:
+        cm = f"{row.translation * 100:.2f} cm"
+        translation = cm if row.metric else f"{row.translation:.4f} units"
         lines.append(
             f"| {row.scene} | {row.mode} | {row.side} | {row.num_localized} of {row.num_queries} "
-            f"| {row.translation_cm:.2f} cm, {row.rotation_deg:.3f} deg | {row.vcre_px:.2f} px "
+            f"| {translation}, {row.rotation_deg:.3f} deg | {row.vcre_px:.2f} px "
             f"| {row.recall:.2f} | {row.num_registered}, {row.num_points}, "
             f"{row.reprojection_px:.2f} | {row.map_s[0]:.1f} / {row.map_s[1]:.1f} "
             f"| {row.query_s[0]:.2f} / {row.query_s[1]:.2f} |".replace("nan", "-")
@@ -204,10 +218,18 @@ def environment(threads: int) -> str:
     ]
     return (
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {git.stdout.strip() or 'unknown'}, "
-        f"{len(model)} cores of {model[0] if model else platform.processor()}, {threads} threads, "
+        f"{len(model)} cores of {model[0] if model else platform.processor()}, {threads} threads "
+        "for torch and for reading and encoding photos, "
+        f"{ReconstructionOptions().num_threads} for COLMAP, "
         f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"pycolmap {pycolmap.__version__}, poselib {poselib.__version__}"
     )
+
+
+def load_threaded(name: str, threads: int) -> Matcher:
+    """A matcher that uses so many threads; SIFT encodes photos in a pool of its own."""
+    torch.set_num_threads(threads)
+    return load_matcher(name, options={"num_threads": threads} if name == "sift" else None)
 
 
 def _or_nan(value: float | None) -> float:
@@ -233,23 +255,30 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of our maps and reports")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--matcher", default="sift")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of torch, SIFT and the baseline")
+    parser.add_argument(
+        "--unscaled", nargs="+", default=[], metavar="NAME", help="scenes whose truth has no metres"
+    )
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    unknown = set(arguments.unscaled) - {scene.name for scene in arguments.scenes}
+    if unknown:
+        parser.error(f"--unscaled names no scene: {', '.join(sorted(unknown))}")
+    matcher = load_threaded(arguments.matcher, arguments.threads)
     pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR.value)
     baseline = None if arguments.baseline is None else _load(arguments.baseline)
     measured = environment(arguments.threads)  # now: the code in memory is that of this commit
     rows: list[Row] = []
     for scene in arguments.scenes:
         task = read_colmap_folder(scene)
+        metric = scene.name not in arguments.unscaled
         modes = arguments.modes if task.truth is not None else ["sfm, unknown focal"]
         for mode in modes:
             out = arguments.out / f"{task.name}_{list(MODES).index(mode)}"
-            row, report = run_ours(task, mode, out, arguments.matcher)
+            row, report = run_ours(task, mode, out, matcher, metric=metric)
             rows.append(row)
             print(f"{task.name}, {mode}\n{report.to_text()}\n", flush=True)
         if baseline is not None and task.truth is not None:
-            rows += run_baseline(baseline, scene, modes, arguments.threads)
+            rows += run_baseline(baseline, scene, modes, arguments.threads, metric=metric)
         elif baseline is not None:
             rows.append(run_baseline_without_truth(baseline, scene, arguments.threads))
         values: list[dict[str, Any]] = [vars(row) for row in rows]
