@@ -230,7 +230,8 @@ def _own_photos(
         )
     _claim(root)
     held_out = names[2 :: options.hold_out_every]
-    mapped = [name for name in names if name not in set(held_out)]
+    mapped = names.copy()
+    del mapped[2 :: options.hold_out_every]
     scene = build_map(
         photos,
         root / "map",

@@ -259,7 +259,8 @@ def _scored_names(
     if queries is not None:
         is_file = isinstance(queries, str | os.PathLike)
         names = list(read_photo_list(queries) if is_file else queries)  # type: ignore[arg-type]
-        unasked = [name for name in found if name not in set(names)]
+        asked = set(names)
+        unasked = [name for name in found if name not in asked]
         if unasked:
             notes.append(f"{len(unasked)} results are of no query and were ignored: {unasked[0]}")
     elif any(f.result is not None for f in found.values()):

@@ -96,10 +96,11 @@ def write_rendered_place(
     missing = [name for name in names if not (root / "images" / name).is_file()]
     # query.txt is written last: where it is, the truth is complete
     if missing or not (root / "query.txt").is_file():
-        place = demo_place(options.seed)
+        photos = progress(missing, "rendering photos", len(missing))
+        place = demo_place(options.seed)  # seconds of painting: a bar made before shows already
         shots = _shots(place, options)
         K, image_size = _camera(place, options)
-        for name in progress(missing, "rendering photos", len(missing)):
+        for name in photos:
             image = _render(place, shots[name], K, image_size)
             with atomic_file(root / "images" / name) as temporary:
                 # full colour resolution: halved, it would blur the coloured textures

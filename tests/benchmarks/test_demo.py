@@ -157,6 +157,25 @@ def test_an_interrupted_rendering_continues(
     assert first.read_bytes() == content
 
 
+def test_the_bar_is_there_before_the_textures_are_painted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def paint(seed: int) -> None:
+        steps.append("paint")
+        raise KeyboardInterrupt
+
+    def progress(items: Iterable[str], description: str, total: int | None = None) -> Iterable:
+        steps.append(f"{description} {total}")
+        return items
+
+    monkeypatch.setattr(rendered_place, "demo_place", paint)
+    with pytest.raises(KeyboardInterrupt):
+        write_rendered_place(tmp_path, TINY, progress=progress)
+    assert steps == ["rendering photos 3", "paint"]
+
+
 def test_photos_of_another_renderer_or_options_are_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
