@@ -147,27 +147,46 @@ def _extend(arguments: argparse.Namespace, given: dict[str, Any]) -> dict[str, A
 
 def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     """Poses of query photos against a map."""
-    from localize import Localizer, LocalizerOptions, poses_text, write_poses, write_results
+    from localize import (
+        Localizer,
+        LocalizerOptions,
+        append_result,
+        poses_text,
+        write_poses,
+        write_results,
+    )
     from matching.errors import InputError
 
     given = given_options(arguments)
     if arguments.top_k is not None:
         set_option(given, "top_k", arguments.top_k)
     options = build_checked(LocalizerOptions, given)
+    out = None if arguments.out is None else Path(arguments.out)
+    if out is not None and out.name == "results.jsonl":
+        raise WrongUseError("--out is the poses file; results.jsonl is written beside it")
     localizer = Localizer(arguments.map, device=arguments.device, options=options)
     queries = Path(arguments.queries)
     if not queries.exists():
         raise InputError(f"no query photo, folder or list '{queries}'")
+    # what is done so far survives a kill; `results.jsonl` replaces it in the end
+    partial = None if out is None else out.with_name(f"{out.stem}.partial.jsonl")
+    if partial is not None:
+        _check_writable(partial)
+        partial.unlink(missing_ok=True)
     results = localizer.localize_all(
-        queries, cameras=arguments.cameras, progress=_progress(arguments)
+        queries,
+        cameras=arguments.cameras,
+        on_result=None if partial is None else lambda result: append_result(partial, result),
+        progress=_progress(arguments),
     )
-    if arguments.report is not None:
-        _write_report(arguments, localizer, results)
-    if arguments.out is not None:
-        write_poses(arguments.out, results)
-        write_results(Path(arguments.out).with_name("results.jsonl"), results)
+    if out is not None and partial is not None:
+        write_poses(out, results)
+        write_results(out.with_name("results.jsonl"), results)
+        partial.unlink(missing_ok=True)
     elif not arguments.json:
         print(poses_text(results), end="")
+    if arguments.report is not None:
+        _write_report(arguments, localizer, results)
     failed = {name: r.reason for name, r in results.items() if not r.success}
     summary = f"localized {len(results) - len(failed)} / {len(results)}"
     if failed:
@@ -181,6 +200,15 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_localized": len(results) - len(failed),
         "results": [result.to_dict() for result in results.values()],
     }
+
+
+def _check_writable(path: Path) -> None:
+    """Fail before the work, not after it, where a result cannot be written."""
+    import tempfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def _write_report(
@@ -279,16 +307,22 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """A benchmark on a data set."""
+    from benchmarks import benchmark_options
     from benchmarks.run import run_benchmark
+    from matching.errors import InputError
 
     given = given_options(arguments)
     matcher = _matcher(arguments, given)
+    try:
+        options = benchmark_options(arguments.name, given)
+    except InputError as error:
+        raise WrongUseError(str(error)) from error
     report = run_benchmark(
         arguments.name,
         arguments.root,
         arguments.out,
         matcher=matcher,
-        options=given,
+        options=options,
         limit=arguments.limit,
         progress=_progress(arguments),
     )
