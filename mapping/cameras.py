@@ -6,17 +6,18 @@ parameters), hence readers of our own for the two small files that known poses n
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 import pycolmap
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from matching.errors import InputError
-from matching.files import PathLike, existing_file, existing_folder
+from matching.files import PathLike, existing_file, existing_folder, text_lines
+from matching.images import exif_tags
 
 DEFAULT_FOCAL_RATIO = 1.2  # focal length over the longer side where nothing is known (COLMAP)
 
@@ -59,14 +60,13 @@ def camera_from_image(
 
 def _exif_focal_px(path: Path, image_size: tuple[int, int]) -> float | None:
     """Focal length from the EXIF block, None without one."""
+    tags = exif_tags(path)
     try:
-        with Image.open(path) as file:
-            tags = file.getexif().get_ifd(ExifTags.IFD.Exif)
         in_35mm = float(tags.get(ExifTags.Base.FocalLengthIn35mmFilm, 0))
         in_mm = float(tags.get(ExifTags.Base.FocalLength, 0))
-    except (OSError, ValueError, TypeError, ZeroDivisionError, Image.DecompressionBombError):
-        return None  # no EXIF, or a damaged one
-    if in_35mm > 0:
+    except (ValueError, TypeError, ZeroDivisionError):
+        return None  # tags that hold no numbers
+    if 0 < in_35mm < math.inf:
         # of a film frame with the same diagonal (CIPA DCG-001)
         return in_35mm / math.hypot(36, 24) * math.hypot(*image_size)
     if not in_mm > 0:
@@ -103,7 +103,7 @@ def read_camera_list(file: PathLike) -> dict[str, pycolmap.Camera]:
     """
     path = existing_file(file, "camera list")
     cameras: dict[str, pycolmap.Camera] = {}
-    for number, line in _text_lines(path):
+    for number, line in text_lines(path):
         if not line or line.startswith("#"):
             continue
         where = f"'{path}' line {number}"
@@ -245,15 +245,6 @@ def _model_names() -> list[str]:
 # ---------------------------------------------------------------- COLMAP text
 
 
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"'{path}' is no UTF-8 text: {error}") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        yield number, line.strip()
-
-
 def _announced(line: str, what: str) -> int | None:
     """The count in COLMAP's comment ``# Number of cameras: 3``."""
     head = f"# Number of {what}:"
@@ -271,7 +262,7 @@ def _check_count(path: Path, announced: int | None, found: int, what: str) -> No
 def _read_cameras_txt(path: Path) -> dict[int, pycolmap.Camera]:
     cameras: dict[int, pycolmap.Camera] = {}
     announced = None
-    for number, line in _text_lines(path):
+    for number, line in text_lines(path):
         if not line or line.startswith("#"):
             announced = announced or _announced(line, "cameras")
             continue
@@ -291,7 +282,7 @@ def _read_images_txt(path: Path) -> list[_PosedImage]:
     images: list[_PosedImage] = []
     announced = None
     expects_points = False
-    for number, line in _text_lines(path):
+    for number, line in text_lines(path):
         where = f"'{path}' line {number}"
         words = line.split()
         if expects_points:

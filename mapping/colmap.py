@@ -1,7 +1,8 @@
 """The one place where pycolmap is made quiet and repeatable.
 
-COLMAP seeds itself from the clock and its threads add up in any order; with these settings two
-runs over the same database give the same bytes.
+COLMAP seeds itself from the clock and its threads add up in any order. With these settings and one
+thread, two runs of triangulation or incremental SfM over the same database give the same model.
+Global SfM has no such setting for all of its steps: its models differ in the last digits.
 """
 
 from collections.abc import Iterator

@@ -165,6 +165,9 @@ class _Extension:
         bad.update(misfits)
         names = sorted({*cameras.camera_of, *shared_with})
         if not names:
+            self.workspace.discard()
+            if set(bad) <= set(self.scene.info.not_registered):
+                return self.scene  # only photos that the map could not use before either
             name, reason = next(iter(sorted(bad.items())))
             raise InputError(f"no new photo can be used ('{name}': {reason})")
         descriptors = {name: self.features.global_descriptor(name) for name in self.old}

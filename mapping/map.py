@@ -1,6 +1,7 @@
 """The `Map`: what localization reads."""
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from matching.matcher import Matcher
 from matching.options import first_difference
 from matching.progress import Progress, silent
 from matching.types import IntArray, View
+
+_TEXT_MODEL = {f"{name}.txt" for name in ("rigs", "cameras", "frames", "images", "points3D")}
+_OPEN_ATTEMPTS = 20
+_OPEN_PAUSE_S = 0.05
 
 
 class Map:
@@ -64,6 +69,22 @@ class Map:
             InputError: No map, an unfinished one, another format version, or a damaged file.
         """
         folder = Path(path)
+        for _ in range(_OPEN_ATTEMPTS):
+            try:
+                opened = Map._read(folder)
+            except (ValueError, RuntimeError, LookupError, OSError):
+                # files of two maps do not fit together while another process replaces one
+                if not is_half_published(folder):
+                    return Map._read(folder)
+            else:
+                if not is_half_published(folder) and read_info(folder) == opened.info:
+                    return opened
+            time.sleep(_OPEN_PAUSE_S)
+        return Map._read(folder)
+
+    @staticmethod
+    def _read(folder: Path) -> "Map":
+        """The map as its files are now, which may be those of two maps during a publication."""
         if is_half_published(folder):
             with locked_workspace(folder):
                 pass  # a process died while it moved a complete new map into place: go on
@@ -128,7 +149,23 @@ class Map:
         )  # fmt: skip
 
     def export(self, folder: PathLike) -> None:
-        """Write the model as COLMAP text files; ``sparse/`` of a map holds the binary ones."""
+        """Write the model as COLMAP text files; ``sparse/`` of a map holds the binary ones.
+
+        Args:
+            folder: New, empty, or that of an earlier export, which is replaced.
+
+        Raises:
+            InputError: The folder holds something else, or is a file.
+        """
+        target = Path(folder)
+        if target.exists() and not target.is_dir():
+            raise InputError(f"'{folder}' is a file, but a model is exported into a folder")
+        others = {p.name for p in target.iterdir()} - _TEXT_MODEL if target.exists() else set()
+        if others:
+            raise InputError(
+                f"'{folder}' holds '{min(others)}', which the export would delete: give a new or "
+                "an empty folder"
+            )
         with atomic_folder(folder) as temporary:
             self.reconstruction.write_text(temporary)
 
@@ -252,26 +289,30 @@ class Map:
     def covisible(self, name: str) -> dict[str, int]:
         """Photos that see points of a photo, to the number of points they share; most first."""
         if name not in self._covisible:
-            own = self.point3D_ids(name)
+            ids = self.point3D_ids(name)
             points, places = self._all_observations()
-            shared = np.bincount(
-                places[np.isin(points, own[own >= 0])], minlength=len(self.image_names)
-            )
-            order = np.argsort(-shared, kind="stable")
+            own = np.unique(ids[ids >= 0])
+            starts = np.searchsorted(points, own)
+            counts = np.searchsorted(points, own, side="right") - starts
+            # rows starts[i] .. starts[i] + counts[i] of every own point
+            rows = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+            shared = np.bincount(places[rows], minlength=len(self.image_names))
+            others = np.flatnonzero(shared)
+            order = others[np.argsort(-shared[others], kind="stable")]
             self._covisible[name] = {
-                self.image_names[i]: int(shared[i])
-                for i in order
-                if shared[i] > 0 and self.image_names[i] != name
+                self.image_names[i]: int(shared[i]) for i in order if self.image_names[i] != name
             }
         return self._covisible[name]
 
     def _all_observations(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Every observation as point number and place of its photo in `image_names`."""
+        """Every observation as point number, sorted, and place of its photo in `image_names`."""
         if self._observations is None:
             ids = [self.point3D_ids(name) for name in self.image_names]
             seen = [i[i >= 0] for i in ids]
             places = np.repeat(np.arange(len(seen)), [len(i) for i in seen])
-            self._observations = (np.concatenate(seen), places)
+            points = np.concatenate(seen)
+            order = np.argsort(points, kind="stable")
+            self._observations = (points[order], places[order])
         return self._observations
 
     def retrieve(self, view: View, matcher: Matcher, top_k: int) -> list[Retrieved]:

@@ -86,7 +86,8 @@ class ReconstructionOptions:
     keep_two_view_points: bool = False  # points seen by two photos only
     # of cameras whose intrinsics are not given and that took at least 5 photos of the map
     refine_principal_point: bool = True
-    # more threads are faster on large maps, but then the last digits differ from run to run
+    # more threads are faster on large maps, but then the last digits differ from run to run; with
+    # global SfM they always do
     num_threads: int = 1
 
     def __post_init__(self) -> None:

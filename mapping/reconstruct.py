@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -90,6 +91,8 @@ def structure_from_motion(
 ) -> ReconstructionResult:
     """Poses and points from matches alone; the largest connected model counts.
 
+    The same database gives the same incremental model; global models differ in the last digits.
+
     Args:
         database: Verified database.
         options: Method and thresholds.
@@ -110,7 +113,7 @@ def structure_from_motion(
         failure_is_expected(),
     ):
         if start is not None:
-            models = _continue(database, Path(work), options, start, len(images), progress)
+            models = _continue(database, Path(work), options, start, fixed, len(images), progress)
         elif options.method == "global":
             models = _global(database, Path(work), options, fixed, uncalibrated)
         else:
@@ -154,13 +157,14 @@ def _continue(
     work: Path,
     options: ReconstructionOptions,
     start: pycolmap.Reconstruction,
+    fixed: Set[int],
     num_images: int,
     progress: Progress,
 ) -> list[pycolmap.Reconstruction]:
-    """Register the photos that a model lacks, its own poses and cameras fixed."""
+    """Register the photos that a model lacks; its poses and cameras and given ones are fixed."""
     pipeline = incremental_options(options)
     pipeline.fix_existing_frames = True
-    pipeline.constant_cameras = {int(c) for c in start.cameras}
+    pipeline.constant_cameras = {int(c) for c in start.cameras} | fixed
     pipeline.multiple_models = False
     given, output = work / "given", work / "output"
     given.mkdir()
@@ -204,7 +208,9 @@ def _global(
             "reconstruction.method=incremental"
         )
     if uncalibrated:
-        # global SfM needs focal lengths before it knows any pose
+        # global SfM needs focal lengths before it knows any pose; they are written into a copy, as
+        # a run that continues after a kill must find the database as it was
+        database = Path(shutil.copyfile(database, work / "calibrated.db"))
         pycolmap.calibrate_view_graph(database)
     pipeline = global_options(options)
     adjustment = pipeline.mapper.bundle_adjustment

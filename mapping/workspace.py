@@ -51,6 +51,8 @@ class Workspace:
         wanted = json.dumps(identity, sort_keys=True)
         goes_on = state.exists() and state.read_text(encoding="utf-8") == wanted
         if not goes_on:
+            # first: a process killed while it deletes stages must not leave them with this name
+            state.unlink(missing_ok=True)
             shutil.rmtree(self.stages, ignore_errors=True)
         for folder in (self.stages, self.views, self.matches):
             folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +75,7 @@ class Workspace:
 
     def discard(self) -> None:
         """Throw the working area away."""
+        (self.build / _STATE_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.build, ignore_errors=True)
 
     def publish(self, map_json: str) -> None:
@@ -90,6 +93,7 @@ class Workspace:
         done = self.build / MAP_FILE
         if not done.exists():
             return
+        (self.build / _STATE_FILE).unlink(missing_ok=True)  # no run may continue moved stages
         files = json.loads(done.read_text(encoding="utf-8"))["files"]
         for name in files:
             source, target = self.stages / name, self.map_path / name

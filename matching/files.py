@@ -42,6 +42,20 @@ def existing_file(path: PathLike, what: str = "file") -> Path:
     raise InputError(f"no {what} '{path}'{_suggestion(file)}")
 
 
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text with their numbers from 1, spaces at both ends stripped.
+
+    Raises:
+        InputError: The file is no UTF-8 text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark before the text
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}' is no UTF-8 text: {error}") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        yield number, line.strip()
+
+
 def _suggestion(path: Path) -> str:
     if not path.parent.is_dir():
         return ""

@@ -3,6 +3,7 @@
 import os
 import struct
 import threading
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from matching.errors import InputError
 from matching.files import PathLike, existing_file, existing_folder
@@ -35,7 +36,9 @@ _TRANSPOSITIONS = {
 }
 # what Pillow's decoders raise on damaged files
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_METADATA_ERRORS = (*_DECODE_ERRORS, TypeError, KeyError)
 _PIL_LIMIT = threading.Lock()
+_WARNINGS = threading.Lock()
 
 
 def read_image(
@@ -86,25 +89,50 @@ def image_size(path: PathLike, *, apply_exif_orientation: bool = True) -> tuple[
     return (height, width) if turned else (width, height)
 
 
+def exif_tags(path: PathLike) -> dict[int, Any]:
+    """The camera's EXIF tags of a photo (`PIL.ExifTags.Base`); none where they cannot be read."""
+    try:
+        with _opened(Path(path)) as file, _quiet_metadata():
+            return dict(file.getexif().get_ifd(ExifTags.IFD.Exif))
+    except _METADATA_ERRORS:
+        return {}
+
+
 def list_images(folder: PathLike) -> list[str]:
     """Names of the photos below a folder, relative to it with ``/``, sorted; hidden ones left out.
+
+    Links to folders are followed, but no folder is listed twice.
 
     Raises:
         InputError: No such folder, or no photo in it.
     """
     root = existing_folder(folder, "image folder")
-    names = []
-    for parent, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        names += [
-            (Path(parent) / name).relative_to(root).as_posix()
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        ]
+    names = [
+        (parent / name).relative_to(root).as_posix()
+        for parent, files in _walk(root)
+        for name in files
+        if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+    ]
     if not names:
         kinds = ", ".join(sorted(s[1:] for s in IMAGE_SUFFIXES))
         raise InputError(f"no photos in '{folder}' (looked for {kinds})")
     return sorted(names)
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder once with the names of its files, links after all real folders."""
+    visited: set[str] = set()
+    waiting = [root]
+    while waiting:
+        for parent, folders, files in os.walk(waiting.pop(0)):
+            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            real = os.path.realpath(parent)
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            waiting += [Path(parent, f) for f in folders if Path(parent, f).is_symlink()]
+            yield Path(parent), files
 
 
 @contextmanager
@@ -117,7 +145,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with _PIL_LIMIT:
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
-                file = Image.open(path, formats=_FORMATS)
+                with _quiet_metadata():
+                    file = Image.open(path, formats=_FORMATS)
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
     except _DECODE_ERRORS as error:
@@ -139,9 +168,19 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _orientation(file: Image.Image) -> int:
     """The EXIF orientation, 1..8; 1 where there is none or the EXIF block is damaged."""
     try:
-        return int(file.getexif().get(_ORIENTATION_TAG, 1))
-    except (*_DECODE_ERRORS, TypeError, KeyError):
+        with _quiet_metadata():
+            return int(file.getexif().get(_ORIENTATION_TAG, 1))
+    except _METADATA_ERRORS:
         return 1
+
+
+@contextmanager
+def _quiet_metadata() -> Iterator[None]:
+    """Keep Pillow from printing warnings of several lines about a damaged EXIF block."""
+    # the filters of warnings are global: two threads would restore each other's
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _to_rgb(file: Image.Image, path: Path) -> NDArray[np.uint8]:

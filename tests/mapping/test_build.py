@@ -1,11 +1,14 @@
 """Tests of `mapping/build.py`: whole maps of a world with known truth."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
 
 from mapping import Map, MapOptions, ReconstructionOptions, build_map
+from mapping.reconstruct import structure_from_motion
 from matching import InputError
 from tests.mapping.conftest import Place
 from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher, FakeWorld
@@ -51,6 +54,21 @@ def test_unknown_intrinsics(place: Place, tmp_path, method) -> None:
     # the guess is 1.2 x 640 = 768 px, the truth 600 px
     assert abs(scene.camera(scene.image_names[0]).mean_focal_length() - 600) < 30
     assert place.world.centre_error(scene.reconstruction, place.names) < 0.1
+
+
+def test_global_sfm_leaves_the_database_as_it_is(place: Place, tmp_path: Path) -> None:
+    """A run that is killed afterwards continues on the same one."""
+    database = build_map(place.photos, tmp_path / "map", FakeMatcher(place.world)).path
+    database = Path(shutil.copy(database / "database.db", tmp_path))
+
+    def cameras() -> list[list[float]]:
+        with pycolmap.Database.open(database) as opened:
+            return [c.params.tolist() for c in opened.read_all_cameras()]
+
+    before = cameras()
+    options = ReconstructionOptions(method="global")
+    assert structure_from_motion(database, options).model.num_reg_images() == 8
+    assert cameras() == before
 
 
 def test_principal_point_is_found(tmp_path: Path) -> None:

@@ -204,6 +204,13 @@ def test_focal_length_from_exif(tmp_path: Path) -> None:
         create_camera("X", 1, 1, 1)
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+def test_damaged_exif_gives_a_guess(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (600, 400)).save(path, exif=b"Exif\0\0no TIFF header")
+    assert camera_from_image(path, (600, 400)).source == "guess"
+
+
 def cameras_of(
     tmp_path: Path, photos: dict[str, tuple[tuple[int, int], int]], mode: str
 ) -> dict[str, int]:

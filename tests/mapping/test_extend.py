@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
 
 from mapping import Map, MapOptions, PairOptions, build_map
@@ -72,6 +73,17 @@ def test_extend_with_known_poses(place: Place, tmp_path: Path) -> None:
         assert (scene.point3D_ids(name) >= 0).sum() > 200
 
 
+def test_given_intrinsics_of_new_photos_stay(place: Place, tmp_path: Path) -> None:
+    matcher = FakeMatcher(place.world)
+    scene = make(place, tmp_path / "map", matcher, posed=False)
+    given = pycolmap.Camera(place.world.camera.todict())
+    given.params = [605, 603, 321, 239]
+    scene = scene.extend(place.photos, matcher, names=NEW[:2], cameras=dict.fromkeys(NEW, given))
+    for name in NEW[:2]:
+        assert scene.camera(name).params.tolist() == [605, 603, 321, 239]
+    assert scene.camera(FIRST[0]).params.tolist() == place.world.camera.params.tolist()
+
+
 def test_extend_by_retrieval(place: Place, tmp_path: Path) -> None:
     matcher = FakeMatcher(place.world)
     options = MapOptions(pairs=PairOptions(max_exhaustive=4, top_k=2))
@@ -96,6 +108,9 @@ def test_bad_and_unconnected_new_photos_are_listed(place: Place, tmp_path: Path)
     assert sorted(extended.info.not_registered) == ["broken.jpg", "nothing.png"]
     assert "no readable image" in extended.info.not_registered["broken.jpg"]
     assert "no verified matches" in extended.info.not_registered["nothing.png"]
+    same = extended.extend(more, matcher)  # nothing new
+    assert same.info == extended.info
+    assert not (same.path / ".build").exists()
     again = extended.extend(place.photos, matcher, names=["0008.png"])
     assert sorted(again.info.not_registered) == ["broken.jpg", "nothing.png"]
 
@@ -117,3 +132,4 @@ def test_refusals(place: Place, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no new photo.*broken\.png"):
         scene.extend(more, matcher)
     assert Map.open(scene.path).fingerprint == scene.fingerprint
+    assert not (scene.path / ".build").exists()

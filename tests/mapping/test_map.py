@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
 import pytest
 
 from mapping import Map, build_map
+from mapping.info import check_files
 from matching import InputError
 from tests.mapping.conftest import Place
 from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher
@@ -158,6 +160,51 @@ def test_export(posed_map: Map, tmp_path: Path) -> None:
     posed_map.export(tmp_path / "text")
     again = pycolmap.Reconstruction(tmp_path / "text")
     assert again.num_points3D() == posed_map.info.num_points3D
+    posed_map.export(tmp_path / "text")  # replaces an earlier one
+
+
+def test_export_deletes_nothing_of_others(posed_map: Map, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        posed_map.export(tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        posed_map.export(tmp_path / "thesis.tex")
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_map_replaced_while_it_is_read(
+    place: Place, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new map comes into place after ``map.json`` of the old one was read and checked."""
+    new = build_map(
+        place.photos,
+        tmp_path / "new",
+        FakeMatcher(place.world),
+        image_names=["0001.png", "0002.png", "0003.png"],
+        known_poses=place.world.model(place.names),
+    )
+
+    def check_then_replace(*args: Any, **options: Any) -> list[str]:
+        problems = check_files(*args, **options)
+        shutil.copytree(new.path, copied, dirs_exist_ok=True)
+        return problems
+
+    monkeypatch.setattr("mapping.map.check_files", check_then_replace)
+    scene = Map.open(copied)
+    assert scene.info == new.info
+    assert scene.image_names == new.image_names
+
+
+def test_map_half_in_place_while_it_is_read(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process moves the last file, then unlocks, while the reader waits."""
+    whole = (copied / "retrieval.faiss").read_bytes()
+    (copied / "retrieval.faiss").write_bytes(whole + b"x")
+    states = iter([False, True])
+    monkeypatch.setattr("mapping.map.is_half_published", lambda _: next(states, False))
+    monkeypatch.setattr(
+        "mapping.map.time.sleep", lambda _: (copied / "retrieval.faiss").write_bytes(whole)
+    )
+    assert Map.open(copied).check() == []
 
 
 def test_map_reads_names_of_all_kinds(place: Place, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,26 @@ def test_other_inputs_throw_stages_away_but_not_encodings(tmp_path: Path) -> Non
         workspace.begin({"a": 2})
         assert not (workspace.stages / "x").exists()
         assert (workspace.views / "y").exists()
+
+
+@pytest.mark.parametrize("step", ["begin", "publish", "discard"])
+def test_killed_deletion_leaves_no_stages_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with locked_workspace(tmp_path / "map") as workspace:
+        workspace.begin({"a": 1})
+        (workspace.stages / "x").write_text("part of what was there")
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(shutil, "rmtree", killed)
+            if step == "begin":
+                workspace.begin({"a": 2})
+            elif step == "publish":
+                workspace.publish('{"files": {}}')
+            else:
+                workspace.discard()
+        assert (workspace.stages / "x").exists()
+        workspace.begin({"a": 1})
+        assert not (workspace.stages / "x").exists()

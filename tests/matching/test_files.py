@@ -12,6 +12,7 @@ from matching.files import (
     existing_file,
     existing_folder,
     sha256_of_file,
+    text_lines,
     write_text_atomic,
 )
 
@@ -62,3 +63,12 @@ def test_existing(tmp_path: Path) -> None:
     assert sha256_of_file(tmp_path / "list.txt") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+def test_text_lines(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes("\ufeffä b \r\n\n c".encode())
+    assert list(text_lines(file)) == [(1, "ä b"), (2, ""), (3, "c")]
+    file.write_bytes(b"\x80\xff\n")
+    with pytest.raises(InputError, match=r"a\.txt' is no UTF-8 text"):
+        list(text_lines(file))

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from matching import images
 from matching.errors import InputError
-from matching.images import image_size, list_images, read_image
+from matching.images import exif_tags, image_size, list_images, read_image
 
 
 def gradient(height: int = 40, width: int = 60) -> np.ndarray:
@@ -154,3 +154,43 @@ def test_list_images(tmp_path: Path) -> None:
     empty.mkdir()
     with pytest.raises(InputError, match="no photos in"):
         list_images(empty)
+
+
+def test_list_images_follows_links_once(tmp_path: Path) -> None:
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "c.png").touch()
+    for link, target in {"x": ".", "sub/up": "..", "a sub": "sub", "more": "../more"}.items():
+        (tmp_path / "photos" / link).symlink_to(target)
+    (tmp_path / "more" / "back").symlink_to(tmp_path / "photos")
+    assert list_images(tmp_path / "photos") == ["a.png", "more/c.png", "sub/b.png"]
+    (tmp_path / "link").symlink_to("photos")
+    assert list_images(tmp_path / "link") == ["a.png", "more/c.png", "sub/b.png"]
+
+
+# no TIFF header; and a block that ends within its first entry, of which Pillow warns
+DAMAGED_EXIF = [b"Exif\0\0no TIFF header", b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01"]
+
+
+@pytest.mark.parametrize("exif", DAMAGED_EXIF)
+@pytest.mark.parametrize("suffix", ["png", "webp", "jpg"])
+def test_damaged_exif_is_no_exif(
+    tmp_path: Path, suffix: str, exif: bytes, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(gradient()).save(path, exif=exif)
+    assert exif_tags(path) == {}
+    assert image_size(path) == (60, 40)
+    assert read_image(path).shape == (40, 60, 3)
+    assert [str(w.message) for w in recwarn] == []
+
+
+def test_exif_tags(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = 28
+    Image.fromarray(gradient()).save(tmp_path / "a.jpg", exif=exif)
+    assert exif_tags(tmp_path / "a.jpg") == {ExifTags.Base.FocalLengthIn35mmFilm: 28}
+    (tmp_path / "b.jpg").write_text("no image")
+    assert exif_tags(tmp_path / "b.jpg") == exif_tags(tmp_path / "none.jpg") == {}
