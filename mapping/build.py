@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from mapping.info import (
 from mapping.map import Map
 from mapping.options import MapOptions, RetrievalOptions
 from mapping.pair_matches import match_pairs
-from mapping.pairs import resolve_method, select_pairs
+from mapping.pairs import Pair, read_pairs, resolve_method, select_pairs
 from mapping.photos import Photo, PhotoSet, encode_photos, find_photos, view_key
 from mapping.reconstruct import (
     SPARSE,
@@ -108,13 +108,11 @@ def build_map(
         raise InputError("known poses bring their cameras: give either known_poses or cameras")
     found = find_photos(images, image_names)
     poses = None if known_poses is None else read_known_poses(known_poses, list(found.photos))
-    given = {n: c for n, c in (cameras or {}).items() if n in found.photos}
-    if cameras and not given:
-        raise InputError(
-            f"none of the photos in '{images}' is in the camera list, which names "
-            f"'{next(iter(cameras))}' first"
-        )
-    inputs = hash_inputs(poses, given)
+    given = given_cameras(cameras, found.photos, images)
+    listed = None
+    if options.pairs.file is not None:
+        listed = read_pairs(options.pairs.file, sorted([*found.photos, *found.bad]))
+    inputs = hash_inputs(poses, given, listed)
     identity = map_identity(
         options_as_dict(options),
         matcher.describe(),
@@ -127,7 +125,7 @@ def build_map(
             return finished
         workspace.begin(identity)
         build = _Build(workspace, Path(images), matcher, options, inputs, progress)
-        return build.run(found, poses, given)
+        return build.run(found, poses, given, listed)
 
 
 def _finished_map(workspace: Workspace, identity: dict[str, Any], *, overwrite: bool) -> Map | None:
@@ -182,6 +180,34 @@ def read_known_poses(
     return poses
 
 
+def given_cameras(
+    cameras: Mapping[str, pycolmap.Camera] | None, names: Collection[str], images: PathLike
+) -> dict[str, pycolmap.Camera]:
+    """The cameras of a list that are of photos in a folder; warns of photos in only one of them.
+
+    Raises:
+        InputError: The list names none of the photos.
+    """
+    if not cameras:
+        return {}
+    given = {name: camera for name, camera in cameras.items() if name in names}
+    if not given:
+        raise InputError(
+            f"none of the photos in '{images}' is in the camera list, which names "
+            f"'{next(iter(cameras))}' first"
+        )
+    unknown = [name for name in cameras if name not in names]
+    if unknown:
+        logger.warning(
+            "%d names of the camera list are no photos in '%s', e.g. %s",
+            len(unknown), images, unknown[0],
+        )  # fmt: skip
+    without = [name for name in names if name not in given]
+    if without:
+        logger.warning("%d photos without a given camera, e.g. %s", len(without), without[0])
+    return given
+
+
 def _hash_cameras(cameras: Mapping[str, pycolmap.Camera]) -> str:
     lines = [
         f"{n} {c.model.name} {c.width} {c.height} {c.params.tolist()}"
@@ -190,14 +216,22 @@ def _hash_cameras(cameras: Mapping[str, pycolmap.Camera]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def hash_inputs(poses: Poses | None, cameras: Mapping[str, pycolmap.Camera]) -> dict[str, Any]:
-    """Hashes of given poses and cameras; None for what is not given."""
+def hash_inputs(
+    poses: Poses | None,
+    cameras: Mapping[str, pycolmap.Camera],
+    pairs: Sequence[Pair] | None = None,
+) -> dict[str, Any]:
+    """Hashes of given poses, cameras and pairs; None for what is not given."""
     of_poses = None
     if poses:
         lines = [f"{n} {pose.matrix().tolist()}" for n, (_, pose) in sorted(poses.items())]
         lines.append(_hash_cameras({n: camera for n, (camera, _) in poses.items()}))
         of_poses = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return {"known_poses": of_poses, "cameras": _hash_cameras(cameras) if cameras else None}
+    return {
+        "known_poses": of_poses,
+        "cameras": _hash_cameras(cameras) if cameras else None,
+        "pairs": None if pairs is None else hashlib.sha256(repr(pairs).encode()).hexdigest(),
+    }
 
 
 class _Build:
@@ -221,7 +255,13 @@ class _Build:
         self.progress = progress
         self.seconds: dict[str, float] = {}
 
-    def run(self, found: PhotoSet, poses: Poses | None, given: Mapping[str, Any]) -> Map:
+    def run(
+        self,
+        found: PhotoSet,
+        poses: Poses | None,
+        given: Mapping[str, Any],
+        listed: Sequence[Pair] | None,
+    ) -> Map:
         """All stages."""
         bad = dict(found.bad)
         with self.timed("encode"):
@@ -252,6 +292,7 @@ class _Build:
                 similar=similar_photos(names, descriptors, self.options.retrieval)
                 if resolve_method(self.options.pairs, len(names), poses is not None) == "retrieval"
                 else None,
+                listed=listed,
             )
             matches = match_pairs(
                 pairs, views, keys, self.matcher, self.workspace.matches, progress=self.progress

@@ -12,7 +12,14 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from mapping.build import Poses, finish_map, hash_inputs, read_known_poses, similar_photos
+from mapping.build import (
+    Poses,
+    finish_map,
+    given_cameras,
+    hash_inputs,
+    read_known_poses,
+    similar_photos,
+)
 from mapping.camera_groups import assign_cameras
 from mapping.cameras import camera_from_image
 from mapping.database import (
@@ -98,7 +105,8 @@ def extend_map(
             return current
         poses = {} if known_poses is None else read_known_poses(known_poses, list(new))
         given = {n: c for n, (c, _) in poses.items()}
-        given.update({n: c for n, c in (cameras or {}).items() if n in new and n not in given})
+        listed = given_cameras(cameras, found.photos, images)
+        given.update({n: c for n, c in listed.items() if n in new and n not in given})
         workspace.begin(
             {
                 "extends": current.fingerprint,

@@ -49,7 +49,7 @@ class MapInfo:
     options: dict[str, Any]  # of `mapping.MapOptions`, nested
     matcher: dict[str, Any]  # `Matcher.describe()`
     known_poses: bool  # whether poses were given, so the map has their world and scale
-    inputs: dict[str, Any]  # hashes of the given poses and cameras
+    inputs: dict[str, Any]  # hashes of the given poses, cameras and pairs
     images: tuple[MapImage, ...]
     not_registered: dict[str, str]  # photo to reason
     num_points3D: int

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mapping.options import PairMethod, PairOptions
 from matching.errors import InputError
-from matching.files import PathLike, existing_file
+from matching.files import PathLike, existing_file, text_lines
 
 Pair = tuple[str, str]
 
@@ -33,6 +33,7 @@ def select_pairs(
     *,
     poses: Mapping[str, tuple[pycolmap.Camera, pycolmap.Rigid3d]] | None = None,
     similar: Callable[[str, int], Sequence[str]] | None = None,
+    listed: Sequence[Pair] | None = None,
 ) -> list[Pair]:
     """Choose the pairs of photos to match.
 
@@ -41,12 +42,14 @@ def select_pairs(
         options: The method and its settings.
         poses: Camera and cam_from_world per photo, for ``poses``.
         similar: The k photos most similar to one, best first, for ``retrieval``.
+        listed: What `read_pairs` gave, for ``file``; pairs of other photos than ``names`` are
+            left out.
 
     Returns:
         Pairs with the earlier name first, each once, sorted by their places in ``names``.
 
     Raises:
-        InputError: The method needs poses that are not given, or the pair file is wrong.
+        InputError: The method needs poses that are not given.
     """
     method = resolve_method(options, len(names), poses is not None)
     if method == "exhaustive":
@@ -54,8 +57,10 @@ def select_pairs(
     if method == "sequential":
         return sequential_pairs(names, options.window)
     if method == "file":
-        assert options.file is not None
-        return read_pairs(options.file, names)
+        if listed is None:
+            raise ValueError("pairs of a file need `listed`")
+        usable = set(names)
+        return unique_pairs(names, [p for p in listed if usable.issuperset(p)])
     if method == "poses":
         if poses is None:
             raise InputError("pairs.method 'poses' needs known poses: give --known-poses")
@@ -96,13 +101,14 @@ def read_pairs(file: PathLike, names: Sequence[str]) -> list[Pair]:
     """Read pairs of photo names, one pair per line; names with spaces are separated by a tab.
 
     Raises:
-        InputError: A line does not hold two photos of the map; its number is named.
+        InputError: The file is no text, or a line does not hold two photos of the map; its number
+            is named.
     """
     path = existing_file(file, "pair file")
     known = set(names)
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
+    for number, line in text_lines(path):
+        if not line or line.startswith("#"):
             continue
         words = line.split("\t") if "\t" in line else line.split()
         if len(words) != 2:

@@ -7,7 +7,8 @@ import numpy as np
 import pycolmap
 import pytest
 
-from mapping import Map, MapOptions, ReconstructionOptions, build_map
+from mapping import Map, MapOptions, PairOptions, ReconstructionOptions, build_map
+from mapping.build import given_cameras
 from mapping.reconstruct import structure_from_motion
 from matching import InputError
 from tests.mapping.conftest import Place
@@ -97,6 +98,67 @@ def test_some_intrinsics_given(place: Place, tmp_path: Path) -> None:
     options = MapOptions(reconstruction=ReconstructionOptions(method="global"))
     with pytest.raises(InputError, match="all photos or of none"):
         build_map(place.photos, tmp_path / "map2", matcher, cameras=some, options=options)
+
+
+def test_typos_in_a_camera_list_are_told(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    names = sorted(place.names.values())
+    all_given = dict.fromkeys(names, place.world.camera)
+    assert given_cameras(all_given, names, "photos") == all_given
+    assert given_cameras(None, names, "photos") == {}
+    assert caplog.messages == []
+    given = given_cameras(
+        {**dict.fromkeys(names[1:], place.world.camera), "1.png": place.world.camera},
+        names,
+        "photos",
+    )
+    assert sorted(given) == names[1:]
+    assert caplog.messages == [
+        "1 names of the camera list are no photos in 'photos', e.g. 1.png",
+        "1 photos without a given camera, e.g. 0001.png",
+    ]
+    with pytest.raises(InputError, match=r"none of the photos in 'photos'.*'1\.png'"):
+        given_cameras({"1.png": place.world.camera}, names, "photos")
+
+
+def test_edited_pair_file_is_another_input(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.txt"
+    file.write_text("0001.png 0002.png\n0002.png 0003.png\n0001.png 0003.png\n")
+    options = MapOptions(pairs=PairOptions(method="file", file=str(file)))
+    matcher = FakeMatcher(place.world)
+    known_poses = place.world.model(place.names)
+
+    def build(overwrite: bool = False) -> Map:
+        return build_map(
+            place.photos, tmp_path / "map", matcher, options=options, known_poses=known_poses,
+            overwrite=overwrite,
+        )  # fmt: skip
+
+    assert build().info.num_pairs == 3
+    file.write_text("# order does not matter\n" + file.read_text())
+    assert build().info.num_pairs == 3
+    file.write_text(file.read_text() + "0003.png 0004.png\n")
+    with pytest.raises(InputError, match=r"inputs\.pairs"):
+        build()
+    assert build(overwrite=True).info.num_pairs == 4
+    file.write_text("0001.png typo.png\n")
+    matcher.num_encoded = 0
+    with pytest.raises(InputError, match=r"line 1: 'typo\.png' is no photo"):
+        build_map(place.photos, tmp_path / "other", matcher, options=options)
+    assert matcher.num_encoded == 0
+
+
+def test_pair_file_may_name_photos_that_cannot_be_read(place: Place, tmp_path: Path) -> None:
+    place.world.write_photos(tmp_path / "photos")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "pairs.txt").write_text(
+        "0001.png 0002.png\n0002.png 0003.png\n0001.png 0003.png\n0001.png broken.png\n"
+    )
+    options = MapOptions(pairs=PairOptions(method="file", file=str(tmp_path / "pairs.txt")))
+    scene = build_map(
+        tmp_path / "photos", tmp_path / "map", FakeMatcher(place.world), options=options,
+        known_poses=place.world.model(place.names),
+    )  # fmt: skip
+    assert scene.info.num_pairs == 3
 
 
 @pytest.mark.parametrize("posed", [True, False])

@@ -75,7 +75,12 @@ def test_file(tmp_path: Path) -> None:
     file.write_text("# comment\nd.jpg a.jpg\na.jpg\tsub/b c.jpg\n\na.jpg d.jpg")
     assert read_pairs(file, names) == [("a.jpg", "sub/b c.jpg"), ("a.jpg", "d.jpg")]
     options = PairOptions(method="file", file=str(file))
-    assert len(select_pairs(names, options)) == 2
+    assert len(select_pairs(names, options, listed=read_pairs(file, names))) == 2
+    file.write_bytes(b"\xef\xbb\xbfa.jpg d.jpg\r\n")  # written by a Windows editor
+    assert read_pairs(file, names) == [("a.jpg", "d.jpg")]
+    file.write_bytes(b"\x89PNG\xff\n")
+    with pytest.raises(InputError, match=r"pairs\.txt' is no UTF-8 text"):
+        read_pairs(file, names)
     for line, message in (("a.jpg", "expected 'name0 name1'"), ("a.jpg x.jpg", "'x.jpg' is no")):
         file.write_text(f"a.jpg d.jpg\n{line}\n")
         with pytest.raises(InputError, match=f"line 2: {message}"):
