@@ -133,7 +133,7 @@ def run_demo(
         map=map_statistics(run.scene),
         options={
             **run.report.options,
-            "map": options_as_dict(options.map),
+            "map": run.scene.info.options,
             "localizer": options_as_dict(options.localizer),
             "matcher": matcher.describe(),
         },

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,8 @@ def build_map(
             work on the map, or a disk that cannot be written.
     """
     options = options or MapOptions()
+    if options.apply_exif_orientation is None:
+        options = replace(options, apply_exif_orientation=known_poses is None)
     if known_poses is not None and cameras is not None:
         raise InputError("known poses bring their cameras: give either known_poses or cameras")
     found = find_photos(images, image_names)
@@ -355,7 +358,7 @@ class _Build:
 
     def encode(self, photos: Sequence[Photo], bad: dict[str, str]) -> dict[str, str]:
         """Encode all photos; returns the key of each good one and adds the others to ``bad``."""
-        upright = self.options.apply_exif_orientation
+        upright = bool(self.options.apply_exif_orientation)
         keys = {p.name: view_key(p, self.matcher, apply_exif_orientation=upright) for p in photos}
         bad.update(
             encode_photos(
@@ -394,7 +397,7 @@ class _Build:
             result.model,
             self.images,
             None,
-            apply_exif_orientation=self.options.apply_exif_orientation,
+            apply_exif_orientation=bool(self.options.apply_exif_orientation),
         )
         write_result(result, sparse)
         return result

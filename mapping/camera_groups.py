@@ -48,6 +48,8 @@ def assign_cameras(
                 f"it has {size[0]}x{size[1]} pixels, but its camera is for "
                 f"{camera.width}x{camera.height}"
             )
+            if (camera.height, camera.width) == size:
+                bad[name] += ": the option apply_exif_orientation says whether photos are turned"
             continue
         key = ("given", camera.model, *size, *camera.params)
         if key not in place_of:

@@ -244,7 +244,7 @@ class _Extension:
         self, new: dict[str, Photo], bad: dict[str, str]
     ) -> tuple[ViewCache[str], dict[str, str]]:
         """Views of all photos by name, and what identifies each; adds to ``bad``."""
-        upright = self.options.apply_exif_orientation
+        upright = bool(self.options.apply_exif_orientation)
         keys = {
             name: view_key(photo, self.matcher, apply_exif_orientation=upright)
             for name, photo in new.items()
@@ -352,7 +352,7 @@ class _Extension:
             result.model,
             self.images,
             names,
-            apply_exif_orientation=self.options.apply_exif_orientation,
+            apply_exif_orientation=bool(self.options.apply_exif_orientation),
         )
         write_result(result, sparse)
         return result

@@ -112,5 +112,6 @@ class MapOptions:
     retrieval: RetrievalOptions = field(default_factory=RetrievalOptions)
     verification: VerificationOptions = field(default_factory=VerificationOptions)
     reconstruction: ReconstructionOptions = field(default_factory=ReconstructionOptions)
-    # turn photos as their EXIF orientation says; published benchmarks want the stored pixels
-    apply_exif_orientation: bool = True
+    # turn photos as their EXIF orientation says; None: not with known poses, as COLMAP models mean
+    # the stored pixels, else yes. A finished map's options say which of the two it was.
+    apply_exif_orientation: bool | None = None

@@ -248,4 +248,7 @@ def test_given_cameras(tmp_path: Path) -> None:
     )
     assert dict(cameras.camera_of) == {"a.jpg": 0, "b.jpg": 0}
     assert cameras.fixed == {0}
-    assert bad == {"c.jpg": "it has 480x640 pixels, but its camera is for 640x480"}
+    assert bad == {
+        "c.jpg": "it has 480x640 pixels, but its camera is for 640x480: the option "
+        "apply_exif_orientation says whether photos are turned"
+    }

@@ -154,3 +154,32 @@ def test_names(tmp_path: Path) -> None:
         find_photos(tmp_path, ["c d.jpg", "./c d.jpg"])
     with pytest.raises(InputError, match="empty"):
         find_photos(tmp_path, [])
+
+
+def test_known_poses_mean_the_stored_pixels(place: Place, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    place.world.write_photos(photos)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees
+    for name in place.names.values():
+        Image.open(photos / name).save(photos / name, exif=exif)
+    model = place.world.model(place.names)
+    scene = build_map(photos, tmp_path / "map", FakeMatcher(place.world), known_poses=model)
+    assert scene.image_names == sorted(place.names.values())
+    assert scene.info.options["apply_exif_orientation"] is False
+    assert scene.load_view("0001.png").image_size == (640, 480)
+    upright = MapOptions(apply_exif_orientation=True)
+    with pytest.raises(InputError, match=r"480x640.*apply_exif_orientation"):
+        build_map(
+            photos, tmp_path / "up", FakeMatcher(place.world), known_poses=model, options=upright
+        )
+
+
+def test_photos_without_known_poses_are_turned_upright(place: Place, tmp_path: Path) -> None:
+    scene = build_map(
+        place.photos,
+        tmp_path / "map",
+        FakeMatcher(place.world),
+        image_names=["0003.png", "0004.png", "0005.png"],
+    )
+    assert scene.info.options["apply_exif_orientation"] is True
