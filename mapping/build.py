@@ -80,8 +80,8 @@ def build_map(
     """Make a map of a place from photos of it.
 
     Everything is written below ``map_path``. A run that was killed continues where it was when it
-    is started again with the same arguments, and gives the same map. A finished map with the same
-    photos and options is opened as it is.
+    is started again with the same arguments, and gives the same map (but for the last digits with
+    global SfM or several threads). A finished map with the same photos and options is opened.
 
     Args:
         images: Photo folder.
@@ -270,7 +270,13 @@ class _Build:
         with self.timed("encode"):
             keys = self.encode(list(found.photos.values()), bad)
         views = self.view_cache(keys)
-        sizes = {name: views(name).image_size for name in keys}
+        sizes: dict[str, tuple[int, int]] = {}
+        keypoints: dict[str, NDArray[np.float32]] = {}
+        num_bytes: dict[str, int] = {}
+        for name in keys:  # read once: on large maps the views do not fit into memory
+            view = views(name)
+            sizes[name], keypoints[name] = view.image_size, view.keypoints
+            num_bytes[name] = view_bytes(view)
         intrinsics = given if poses is None else {n: c for n, (c, _) in poses.items()}
         if poses is not None:
             for name in [n for n in sizes if n not in poses]:
@@ -301,7 +307,7 @@ class _Build:
                 pairs, views, keys, self.matcher, self.workspace.matches, progress=self.progress
             )
             shared = share_keypoints(
-                {name: views(name).keypoints for name in names},
+                {name: keypoints[name] for name in names},
                 matches,
                 merge_radius_px=self.options.verification.merge_radius_px,
                 min_score=self.options.verification.min_score,
@@ -325,8 +331,8 @@ class _Build:
         features = self.stages / "features.h5"
         with self.timed("store"):
             if not features.exists():
-                num_bytes = sum(view_bytes(views(name)) for name in names)
-                self.workspace.reserve(features_bytes(len(names), num_bytes))
+                size = sum(num_bytes[name] for name in names)
+                self.workspace.reserve(features_bytes(len(names), size))
                 write_features(
                     features, named_views(names, views, shared.keypoints, descriptors), describer
                 )
