@@ -43,6 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # (three times the CPU time where cores are shared), and COLMAP keeps its notes to itself
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GLOG_minloglevel", "2")
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        resumes = arguments.run in (_demo, _map, _benchmark, _train)
+        hint = "; the same command continues what is complete" if resumes else ""
+        return _fail(f"interrupted{hint}", EXIT_INTERRUPTED)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     # heavy imports of the stages happen inside; only what they raise on purpose is caught here
     from matching.errors import InputError
 
@@ -64,8 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         where = f"'{error.filename}': " if error.filename else ""
         return _fail(f"{where}{error.strerror}", EXIT_FAILED)
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command continues what is complete", EXIT_INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> int:
@@ -173,6 +180,8 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     if partial is not None:
         _check_writable(partial)
         partial.unlink(missing_ok=True)
+    if arguments.report is not None:
+        _check_writable(Path(arguments.report) / "report.html")
     results = localizer.localize_all(
         queries,
         cameras=arguments.cameras,
@@ -242,6 +251,7 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
             raise WrongUseError("--dense needs a neural matcher (--matcher), SIFT is sparse")
         set_option(given, "matcher.dense", True)
     matcher = _matcher(arguments, given)
+    _refuse(given)
     image0, image1 = read_image(arguments.image0), read_image(arguments.image1)
     matches = matcher.match(image0, image1)
     if arguments.out is not None:
@@ -367,6 +377,7 @@ def _weights(arguments: argparse.Namespace) -> dict[str, Any]:
     """Convert a checkpoint to safetensors; nothing in it is ever executed."""
     from matching.checkpoint import convert_checkpoint
 
+    _refuse(given_options(arguments))
     path = convert_checkpoint(arguments.source, arguments.target)
     _say(arguments, f"wrote {path}")
     return {"path": str(path)}
@@ -377,6 +388,7 @@ def _info(arguments: argparse.Namespace) -> dict[str, Any]:
     from mapping import Map
     from matching.errors import InputError
 
+    _refuse(given_options(arguments))
     scene = Map.open(arguments.map)
     _say(arguments, scene.summary())
     if not arguments.check:
@@ -399,6 +411,15 @@ def _matcher(arguments: argparse.Namespace, given: dict[str, Any]) -> "Matcher":
             f"the matcher itself is chosen with --matcher {options}"
         )
     return load_matcher(arguments.matcher, device=arguments.device, options=options)
+
+
+def _refuse(given: dict[str, Any]) -> None:
+    """Options that a command does not have must not be ignored without a word."""
+    if given:
+        raise WrongUseError(
+            f"this command has no option '{next(iter(given))}' (a matcher's options start with "
+            "'matcher.')"
+        )
 
 
 def _alignment(path: str | None) -> "Map | str | None":
@@ -455,7 +476,8 @@ def _configure_logging(arguments: argparse.Namespace) -> None:
         format="%(levelname)s: %(message)s",
         level=logging.WARNING if arguments.quiet else logging.INFO,
     )
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it reports how it was compiled
+    for library in ("faiss", "torch"):  # how they were compiled, what they cached
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 COMMANDS = {

@@ -38,6 +38,8 @@ class LocalizerOptions:
     # inliers with which the matcher's quick encoding of a query is enough; with fewer the full one
     # is tried as well (0: only the full one is used)
     quick_min_inliers: int = 500
+    # a pose that is hardly better than chance counts as a failure; 0 keeps every pose
+    min_confidence: float = 0.05
     min_shared_points: int = 5  # map points two photos share to show the same place
     lift: LiftOptions = field(default_factory=LiftOptions)
     pnp: PnPOptions = field(default_factory=PnPOptions)
@@ -45,6 +47,8 @@ class LocalizerOptions:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence must be in [0, 1], got {self.min_confidence}")
         if self.min_shared_points < 1:
             raise ValueError(f"min_shared_points must be at least 1, got {self.min_shared_points}")
 
@@ -275,6 +279,12 @@ class Localizer:
             rival_support=max((r.support for r in rivals), default=0.0),
             relative_std=best.relative_std(covariance),
         )
+        if confidence < self.options.min_confidence:
+            reason = (
+                f"hardly better than chance: confidence {confidence:.3f} < "
+                f"{self.options.min_confidence:g} with {num_inliers} of {len(best.matches)} inliers"
+            )
+            return _failed(name, reason, camera, timings, retrieved, best.matches, inlier_mask)
         return Localization(
             name=name,
             success=True,

@@ -148,9 +148,12 @@ def _finished_map(workspace: Workspace, identity: dict[str, Any], *, overwrite: 
         return finished
     if overwrite:
         return None
+    what = f"another '{field}'"
+    if field.startswith("images."):
+        what = f"other photos ('{field.removeprefix('images.')}' is new, missing or newer)"
     raise InputError(
-        f"the map '{workspace.map_path}' was made with another '{field}': give another folder, or "
-        "overwrite it"
+        f"the map '{workspace.map_path}' was made with {what}: extend it by new photos "
+        "(--extend), overwrite it (--overwrite), or give another folder"
     )
 
 

@@ -1,5 +1,6 @@
 """Reading photos: any common file, always upright 8-bit RGB, and clear errors for bad ones."""
 
+import logging
 import os
 import struct
 import threading
@@ -17,9 +18,13 @@ from PIL import ExifTags, Image
 from matching.errors import InputError
 from matching.files import PathLike, existing_file, existing_folder
 
+logger = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm"}
 )
+# photos to their owner, but not readable here: left out with a warning
+_UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".gif", ".dng", ".cr2", ".nef", ".arw"})
 MAX_PIXELS = 200_000_000  # larger files are refused before they are decoded
 
 # Pillow would also open formats that run interpreters (EPS) or fetch more files; photos need none
@@ -107,12 +112,21 @@ def list_images(folder: PathLike) -> list[str]:
         InputError: No such folder, or no photo in it.
     """
     root = existing_folder(folder, "image folder")
-    names = [
+    files = [
         (parent / name).relative_to(root).as_posix()
-        for parent, files in _walk(root)
-        for name in files
-        if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        for parent, names_in_parent in _walk(root)
+        for name in names_in_parent
+        if not name.startswith(".")
     ]
+    names = [f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES]
+    unread = [f for f in files if Path(f).suffix.lower() in _UNREAD_SUFFIXES]
+    if unread:
+        logger.warning(
+            "%d files in '%s' are of kinds that are not read, such as '%s': convert them to JPEG",
+            len(unread),
+            folder,
+            unread[0],
+        )
     if not names:
         kinds = ", ".join(sorted(s[1:] for s in IMAGE_SUFFIXES))
         raise InputError(f"no photos in '{folder}' (looked for {kinds})")

@@ -201,6 +201,7 @@ def test_match_and_relative(run: Any, rendered_place: RenderedPlace, tmp_path: P
         (["map", ".", "out", "--set", "pairs=3", "--pairs", "exhaustive"], 2, "'pairs'"),
         (["benchmark", "pairs", ".", "--out", "out", "--set", "gap=1"], 2, "did you mean 'gaps'"),
         (["localize", "map", "a.jpg", "--out", "results.jsonl"], 2, "--out"),
+        (["info", "map", "--set", "foo=1"], 2, "no option 'foo'"),
         (["train"], 2, "--out"),
         (["train", "--out", "run", "--set", "sed=1"], 2, "did you mean 'seed'"),
         (["weights", "convert", "none.pth", "a.safetensors"], 1, "none.pth"),

@@ -36,6 +36,17 @@ def test_atomic_file_keeps_the_old_file_on_failure(tmp_path: Path) -> None:
     assert target.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+def test_errors_name_the_target_not_the_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError) as error:
+        write_text_atomic(tmp_path / "taken", "text")
+    assert error.value.filename == str(tmp_path / "taken")
+    with pytest.raises(OSError) as error:
+        write_text_atomic(tmp_path / ("long" * 80), "text")
+    assert error.value.filename == str(tmp_path / ("long" * 80))
+    assert names(tmp_path) == ["taken"]
+
+
 def test_atomic_folder_replaces_all_or_nothing(tmp_path: Path) -> None:
     target = tmp_path / "out"
     with atomic_folder(target) as temporary:

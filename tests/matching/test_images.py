@@ -143,6 +143,15 @@ def test_missing_file_suggests_a_name(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
+def test_list_images_says_what_it_cannot_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.jpg", "b.HEIC", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert list_images(tmp_path) == ["a.jpg"]
+    assert "1 files" in caplog.text and "b.HEIC" in caplog.text and "notes" not in caplog.text
+
+
 def test_list_images(tmp_path: Path) -> None:
     for name in ("b.JPG", "sub folder/ä.png", ".hidden.jpg", ".git/c.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
