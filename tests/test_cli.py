@@ -228,6 +228,12 @@ def test_unwritable_output_is_one_line(run: Any, rendered_map: Path, tmp_path: P
     Image.new("RGB", (64, 48)).save(photo)
     wrong = run("localize", rendered_map, photo, "--out", blocker / "poses.txt")
     assert wrong.code == 1 and "file" in wrong.error
+    # the report's folder is tried before the work: no poses were computed or written
+    wrong = run(
+        "localize", rendered_map, photo, "--out", tmp_path / "p.txt", "--report", blocker / "r"
+    )
+    assert wrong.code == 1 and not (tmp_path / "p.txt").exists()
+    assert not list(tmp_path.glob("*.jsonl"))
 
 
 def test_failed_queries_are_results(run: Any, rendered_map: Path, tmp_path: Path) -> None:

@@ -62,6 +62,21 @@ def test_the_pose_is_found(scene: FakeMap, indexed: bool, outliers: float, known
     assert result.timings_s["total"] == pytest.approx(steps)
 
 
+def test_a_pose_below_the_least_confidence_is_a_failure(scene: FakeMap) -> None:
+    view, _ = query_view(scene, np.random.default_rng(1))
+    matcher = TruthMatcher({1: view}, outliers=0.5)
+    sure = Localizer(scene, matcher).localize(photo_of(1), make_camera())  # type: ignore[arg-type]
+    assert sure.success and 0.05 < sure.confidence < 0.999
+    options = LocalizerOptions(min_confidence=0.999)
+    strict = Localizer(scene, matcher, options=options)  # type: ignore[arg-type]
+    result = strict.localize(photo_of(1), make_camera())
+    assert not result.success and result.cam_from_world is None and result.confidence == 0
+    assert "hardly better than chance" in result.reason
+    assert result.num_inliers == sure.num_inliers
+    with pytest.raises(ValueError, match="min_confidence"):
+        LocalizerOptions(min_confidence=1.5)
+
+
 def test_keypoints_without_map_points_are_not_matched() -> None:
     rng = np.random.default_rng(0)
     scene = make_place(rng)
