@@ -2,43 +2,29 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pycolmap
 
-from benchmarks.datasets.colmap_folder import read_colmap_folder
+from benchmarks.datasets.colmap_folder import ColmapOptions, read_colmap_folder
 from benchmarks.datasets.pairs import read_pairs
 from benchmarks.datasets.task import LocalizationTask
 from benchmarks.evaluate import EvaluationOptions, evaluate, report_without_truth
+from benchmarks.options import LocalizationOptions
 from benchmarks.relative import PairsOptions, match_pairs, score_pairs
 from benchmarks.report import PairsReport, Report
-from localize.localizer import Localizer, LocalizerOptions
+from localize.localizer import Localizer
 from localize.results import Localization, append_result, write_poses, write_results
 from mapping.build import build_map
 from mapping.info import groundloc_version
 from mapping.map import Map
-from mapping.options import MapOptions
 from matching.errors import InputError
 from matching.files import PathLike, write_text_atomic
 from matching.matcher import Matcher
 from matching.options import build_options, first_difference, options_as_dict
 from matching.progress import Progress, silent
-
-
-@dataclass(frozen=True, kw_only=True)
-class ColmapOptions:
-    """Settings of `benchmark colmap`."""
-
-    # given: the truth's poses and cameras of the map's photos; sfm: structure from motion, then
-    # aligned to the truth by the map's photos; auto: given where there is a truth
-    map_poses: Literal["auto", "given", "sfm"] = "auto"
-    map_intrinsics: Literal["given", "unknown"] = "given"  # of the map's photos, for sfm
-    query_intrinsics: Literal["given", "unknown"] = "given"  # given: those of query.txt
-    map: MapOptions = field(default_factory=MapOptions)
-    localizer: LocalizerOptions = field(default_factory=LocalizerOptions)
-    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
 
 
 def benchmark_options(name: str, values: Mapping[str, Any]) -> ColmapOptions | PairsOptions:
@@ -158,7 +144,7 @@ def run_localization(
     task: LocalizationTask,
     out: Path,
     matcher: Matcher,
-    options: ColmapOptions,
+    options: LocalizationOptions,
     *,
     progress: Progress = silent,
 ) -> Report:
@@ -176,13 +162,15 @@ def map_task(
     task: LocalizationTask,
     out: Path,
     matcher: Matcher,
-    options: ColmapOptions,
+    options: LocalizationOptions,
     *,
     progress: Progress = silent,
 ) -> Map:
     """Build the map of a task in ``out/map``, from given poses or from motion."""
-    given = options.map_poses == "given" or (options.map_poses == "auto" and task.truth is not None)
-    if given and task.truth is None:
+    given = options.map_poses == "given" or (
+        options.map_poses == "auto" and task.reference is not None
+    )
+    if given and task.reference is None:
         raise InputError(f"{task.name} has no model with poses: use map_poses=sfm")
     known_intrinsics = not given and options.map_intrinsics == "given"
     return build_map(
@@ -191,7 +179,7 @@ def map_task(
         matcher,
         # COLMAP and all published data sets mean the pixels as stored.
         options=replace(options.map, apply_exif_orientation=False),
-        known_poses=task.truth if given else None,
+        known_poses=task.reference if given else None,
         image_names=task.map_names,
         cameras=(task.map_cameras() or None) if known_intrinsics else None,
         progress=progress,
@@ -203,7 +191,7 @@ def localize_task(
     scene: Map,
     out: Path,
     matcher: Matcher,
-    options: ColmapOptions,
+    options: LocalizationOptions,
     *,
     progress: Progress = silent,
 ) -> dict[str, Localization]:

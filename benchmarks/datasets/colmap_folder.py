@@ -5,15 +5,28 @@ text or binary, optional), ``map.txt`` (one name per line) and ``query.txt`` (``
 ``name MODEL WIDTH HEIGHT PARAMS...``).
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pycolmap
 
 from benchmarks.datasets.image_lists import read_photo_list
-from benchmarks.datasets.task import LocalizationTask
+from benchmarks.datasets.task import LocalizationDataset, LocalizationTask
+from benchmarks.options import LocalizationOptions
 from mapping.cameras import read_model
 from matching.errors import InputError
 from matching.files import PathLike, existing_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColmapOptions(LocalizationOptions):
+    """Settings of `benchmark colmap`."""
+
+
+def open_colmap(root: Path, options: ColmapOptions) -> LocalizationDataset:
+    """The folder as a data set of one scene."""
+    name = existing_folder(root, "data set").resolve().name
+    return LocalizationDataset(title=name, scenes=(name,), read=lambda _: read_colmap_folder(root))
 
 
 def read_colmap_folder(root: PathLike) -> LocalizationTask:
@@ -38,6 +51,7 @@ def read_colmap_folder(root: PathLike) -> LocalizationTask:
         images=photo_folder(folder),
         map_names=tuple(read_photo_list(folder / "map.txt")),
         query_cameras=queries,
+        reference=truth,
         truth=truth,
     )
 

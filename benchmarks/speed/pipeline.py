@@ -34,17 +34,21 @@ import torch
 from benchmarks.datasets.colmap_folder import read_colmap_folder
 from benchmarks.datasets.task import LocalizationTask
 from benchmarks.evaluate import EvaluationOptions
+from benchmarks.options import LocalizationOptions
 from benchmarks.report import Report
-from benchmarks.run import ColmapOptions, localize_task, map_task, score_task
+from benchmarks.run import localize_task, map_task, score_task
 from mapping.options import ReconstructionOptions
 from matching.files import write_text_atomic
 from matching.load import load_matcher
 from matching.matcher import Matcher
 
 MODES = {  # name: (ours, the baseline's name)
-    "given": (ColmapOptions(map_poses="given"), "gt"),
-    "sfm": (ColmapOptions(map_poses="sfm"), "sfm"),
-    "sfm, unknown focal": (ColmapOptions(map_poses="sfm", map_intrinsics="unknown"), "sfm-auto"),
+    "given": (LocalizationOptions(map_poses="given"), "gt"),
+    "sfm": (LocalizationOptions(map_poses="sfm"), "sfm"),
+    "sfm, unknown focal": (
+        LocalizationOptions(map_poses="sfm", map_intrinsics="unknown"),
+        "sfm-auto",
+    ),
 }
 
 

@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.datasets.colmap_folder import read_colmap_folder
+from benchmarks.datasets.colmap_folder import ColmapOptions, read_colmap_folder
 from benchmarks.datasets.image_lists import read_photo_list
 from benchmarks.datasets.pairs import ImagePair, cover_and_crop, prepare_photo, read_pairs
 from benchmarks.relative import PairsOptions, match_pairs, score_pairs
 from benchmarks.report import PairsReport, Report
-from benchmarks.run import ColmapOptions, benchmark_options, run_benchmark
+from benchmarks.run import benchmark_options, run_benchmark
 from localize.results import read_results
 from matching.errors import InputError
 from matching.matcher import Matcher
