@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from matching.errors import InputError
-from matching.files import PathLike, write_text_atomic
+from matching.files import PathLike, reserve_space, write_text_atomic
 
 MAP_FILE = "map.json"
 BUILD_FOLDER = ".build"
@@ -62,16 +62,8 @@ class Workspace:
             write_text_atomic(state, wanted)
 
     def reserve(self, num_bytes: int) -> None:
-        """Raise `OSError` now if the disk has no room for that much.
-
-        When a disk is full, COLMAP ends the process or leaves half a file without a word.
-        """
-        file = self.build / "reserve.tmp"
-        try:
-            with file.open("wb") as opened:
-                os.posix_fallocate(opened.fileno(), 0, num_bytes)
-        finally:
-            file.unlink(missing_ok=True)
+        """Raise `OSError` now if the disk has no room for that much."""
+        reserve_space(self.build / "reserve.tmp", num_bytes)
 
     def discard(self) -> None:
         """Throw the working area away."""

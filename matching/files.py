@@ -127,6 +127,22 @@ def write_text_atomic(path: PathLike, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def reserve_space(file: Path, num_bytes: int) -> None:
+    """Raise `OSError` now if the disk has no room for that much.
+
+    When a disk is full, COLMAP ends the process or leaves half a file without a word.
+
+    Args:
+        file: A name on that disk which is free; nothing is left there.
+        num_bytes: What will be written.
+    """
+    try:
+        with file.open("wb") as opened:
+            os.posix_fallocate(opened.fileno(), 0, num_bytes)
+    finally:
+        file.unlink(missing_ok=True)
+
+
 def sha256_of_file(path: PathLike) -> str:
     """The SHA-256 of a file's bytes as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:

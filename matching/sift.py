@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from matching.errors import InputError
+from matching.files import reserve_space
+from matching.images import read_image
 from matching.matcher import ImageLike, Matcher
 from matching.options import options_as_dict
 from matching.types import Matches, View
@@ -25,6 +29,9 @@ from matching.types import Matches, View
 _BLOCK_ROWS = {"cpu": 64, "cuda": 4096}
 _COLUMNS_PER_GROUP = 16
 _MAX_THREADS = 8
+
+# COLMAP tells of every photo it extracts; what goes wrong raises in Python
+pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR.value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,24 +102,11 @@ class SiftMatcher(Matcher):
 
     def encode_image(self, image: NDArray[np.uint8]) -> View:
         """Find keypoints and descriptors; see `Matcher.encode_image`."""
-        height, width = image.shape[:2]
-        image = self._limited(image)
-        bitmap = pycolmap.Bitmap.from_array(image).clone_as_grey()
+        small = self._limited(image)
+        bitmap = pycolmap.Bitmap.from_array(small).clone_as_grey()
         found, descriptors = self._extractor().extract(bitmap)
-        if len(found) == 0:
-            keypoints, scales = np.zeros((0, 2), np.float32), np.zeros(0, np.float32)
-            data = np.zeros((0, 128), np.uint8)
-        else:
-            matrix = np.asarray(pycolmap.keypoints_to_matrix(found), np.float32)
-            # with pixel centres at 0.5 a change of size is a plain multiplication
-            back = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
-            keypoints, scales = matrix[:, :2] * back, matrix[:, 2] * back.mean()
-            data = np.array(descriptors.data, np.uint8)
-        return View(
-            image_size=(width, height),
-            keypoints=keypoints,
-            arrays={"descriptors": data, "scales": scales},
-        )
+        matrix = np.asarray(pycolmap.keypoints_to_matrix(found), np.float32).reshape(-1, 4)
+        return _view(image, small, matrix[:, :2], matrix[:, 2], descriptors.data)
 
     def _limited(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The photo, scaled down if a side is longer than the limit."""
@@ -124,16 +118,62 @@ class SiftMatcher(Matcher):
         return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
 
     def encode_many(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
-        """Encode photos on several threads; see `Matcher.encode_many`."""
+        """Encode photos on several threads; see `Matcher.encode_many`.
+
+        ``FeatureExtractor.extract`` keeps the interpreter to itself, so that threads would encode
+        one photo at a time; COLMAP's own `extract_features` does not, but works on files. Each
+        photo therefore goes through a small folder of its own.
+        """
         threads = self.options.num_threads or min(os.cpu_count() or 1, _MAX_THREADS)
         waiting: deque[Future[View | InputError]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
+        with (
+            tempfile.TemporaryDirectory(prefix="groundloc-", ignore_cleanup_errors=True) as work,
+            ThreadPoolExecutor(threads) as pool,
+        ):
             for image in images:
-                waiting.append(pool.submit(self._encode_or_error, image))
+                waiting.append(pool.submit(self._encode_aside, image, work))
                 if len(waiting) > threads:  # bounds how many decoded photos are in memory
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+    def _encode_aside(self, image: ImageLike, work: str) -> View | InputError:
+        """What `encode` gives, while the interpreter is free for other threads."""
+        try:
+            photo = read_image(image)
+        except InputError as error:
+            return error
+        small = self._limited(photo)
+        with tempfile.TemporaryDirectory(dir=work) as folder:
+            try:
+                matrix, data = self._extract_from_file(small, Path(folder))
+            except OSError:  # no room for the files: the memory will do
+                return self.encode_image(photo)
+        # COLMAP stores the affine shape of a keypoint in place of its scale and angle; this is how
+        # it turns one into the other
+        scales = np.sqrt(np.square(matrix[:, 2:]).reshape(-1, 2, 2).sum(1)).sum(1) / np.float32(2)
+        return _view(photo, small, matrix[:, :2], scales, data)
+
+    def _extract_from_file(
+        self, image: NDArray[np.uint8], folder: Path
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Keypoints (N, 6) with their affine shapes, and descriptors (N, 128)."""
+        name, database = "photo.pgm", folder / "features.db"
+        # 152 bytes a feature, of which there are up to two with different angles at a place;
+        # COLMAP ends the process if it cannot write
+        reserve_space(folder / "reserve", image[..., 0].size + 600 * self.options.max_num_features)
+        if not pycolmap.Bitmap.from_array(image).clone_as_grey().write(folder / name):
+            raise OSError(f"'{folder / name}' could not be written")
+        pycolmap.extract_features(
+            database,
+            folder,
+            image_names=[name],
+            extraction_options=self._extraction_options(),
+            device=pycolmap.Device.cpu,
+        )
+        with pycolmap.Database.open(database) as opened:
+            (image_id,) = (image.image_id for image in opened.read_all_images())
+            return opened.read_keypoints(image_id), opened.read_descriptors(image_id).data
 
     def match_views(self, view0: View, view1: View) -> Matches:
         """Mutual ratio-test matches; see `Matcher.match_views`."""
@@ -189,14 +229,41 @@ class SiftMatcher(Matcher):
     def _extractor(self) -> pycolmap.FeatureExtractor:
         """One extractor per thread: it keeps buffers between photos."""
         if not hasattr(self._local, "extractor"):
-            options = pycolmap.FeatureExtractionOptions()
-            options.use_gpu = False
-            options.num_threads = 1
-            options.sift.first_octave = self.first_octave
-            options.sift.max_num_features = self.options.max_num_features
-            options.sift.peak_threshold = self.options.peak_threshold
-            self._local.extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
+            self._local.extractor = pycolmap.FeatureExtractor.create(
+                self._extraction_options(), pycolmap.Device.cpu
+            )
         return self._local.extractor
+
+    def _extraction_options(self) -> pycolmap.FeatureExtractionOptions:
+        options = pycolmap.FeatureExtractionOptions()
+        options.use_gpu = False
+        options.num_threads = 1
+        options.max_image_size = self.options.max_image_size_px
+        options.sift.first_octave = self.first_octave
+        options.sift.max_num_features = self.options.max_num_features
+        options.sift.peak_threshold = self.options.peak_threshold
+        return options
+
+
+def _view(
+    photo: NDArray[np.uint8],
+    small: NDArray[np.uint8],
+    keypoints: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    descriptors: NDArray[np.uint8],
+) -> View:
+    """The view of a photo from what was found in a scaled-down copy of it."""
+    height, width = photo.shape[:2]
+    # with pixel centres at 0.5 a change of size is a plain multiplication
+    back = np.array([width / small.shape[1], height / small.shape[0]], np.float32)
+    return View(
+        image_size=(width, height),
+        keypoints=keypoints * back,
+        arrays={
+            "descriptors": np.array(descriptors, np.uint8).reshape(-1, 128),
+            "scales": scales * back.mean(),
+        },
+    )
 
 
 def mutual_ratio_matches(

@@ -11,6 +11,7 @@ from matching.files import (
     atomic_folder,
     existing_file,
     existing_folder,
+    reserve_space,
     sha256_of_file,
     text_lines,
     write_text_atomic,
@@ -83,3 +84,10 @@ def test_text_lines(tmp_path: Path) -> None:
     file.write_bytes(b"\x80\xff\n")
     with pytest.raises(InputError, match=r"a\.txt' is no UTF-8 text"):
         list(text_lines(file))
+
+
+def test_room_on_the_disk_is_asked_for_before_it_is_needed(tmp_path: Path) -> None:
+    reserve_space(tmp_path / "a", 1000)
+    with pytest.raises(OSError):
+        reserve_space(tmp_path / "a", 2**60)
+    assert names(tmp_path) == []

@@ -1,5 +1,8 @@
 """`matching.sift`: the contract of every matcher, and the block-wise search against a plain one."""
 
+import errno
+import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from PIL import Image
 
 from matching import InputError, load_matcher, sift
 from matching.matcher import Matcher
-from matching.sift import mutual_ratio_matches
+from matching.sift import SiftMatcher, SiftOptions, mutual_ratio_matches
 from tests.matching.matcher_suite import MatcherSuite, textured
 
 
@@ -97,6 +100,65 @@ def test_encode_many_keeps_order_and_reports_bad_photos(tmp_path: Path, matcher:
     for result, path, (height, width) in zip(results, [paths[0], *paths[2:]], sizes, strict=True):
         assert not isinstance(result, InputError) and result.image_size == (width, height)
         np.testing.assert_array_equal(result.keypoints, matcher.encode(path).keypoints)
+
+
+@pytest.mark.parametrize("first_octave", [-1, 0])
+def test_many_photos_are_encoded_bit_by_bit_as_one(first_octave: int, tmp_path: Path) -> None:
+    photos = [
+        textured(151, 203, seed=1),
+        np.zeros((40, 30, 3), np.uint8),
+        textured(1, 1),
+        textured(420, 260, seed=2),  # scaled down
+        textured(64, 300, seed=3)[..., 0],  # grey
+    ]
+    options = SiftOptions(max_image_size_px=310, max_num_features=400, num_threads=2)
+    matcher = SiftMatcher(options, first_octave=first_octave)
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(textured(90, 140, seed=4)).save(path, exif=exif)
+    for photo, many in zip([*photos, path], matcher.encode_many([*photos, path]), strict=True):
+        one = matcher.encode(photo)
+        assert not isinstance(many, InputError) and many.image_size == one.image_size
+        assert (len(one.keypoints) > 20) == (photo is not photos[1] and photo is not photos[2])
+        assert many.keypoints.dtype == np.float32
+        np.testing.assert_array_equal(many.keypoints, one.keypoints)
+        for name, values in one.arrays.items():
+            np.testing.assert_array_equal(many.arrays[name], values)
+            assert many.arrays[name].dtype == values.dtype
+
+
+def test_without_room_for_files_photos_are_encoded_in_memory(
+    monkeypatch: pytest.MonkeyPatch, matcher: Matcher
+) -> None:
+    def full(file: Path, num_bytes: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    photo = textured(100, 120)
+    expected = matcher.encode(photo)
+    monkeypatch.setattr(sift, "reserve_space", full)
+    (view,) = matcher.encode_many([photo])
+    assert not isinstance(view, InputError)
+    np.testing.assert_array_equal(view.keypoints, expected.keypoints)
+
+
+def test_photos_are_encoded_beside_the_interpreter(tmp_path: Path, matcher: Matcher) -> None:
+    """While a photo is encoded, other threads run: they must not wait for it to end."""
+    steps, done = 0, threading.Event()
+
+    def count() -> None:
+        nonlocal steps
+        while not done.wait(0.001):
+            steps += 1
+
+    counter = threading.Thread(target=count)
+    photo = textured(300, 500)
+    with tempfile.TemporaryDirectory() as folder:
+        counter.start()
+        matcher._extract_from_file(photo, Path(folder))  # type: ignore[attr-defined]
+        done.set()
+        counter.join()
+    assert steps > 10  # with the interpreter held: none or one
 
 
 def test_large_photos_are_scaled_down_and_keypoints_back_up(matcher: Matcher) -> None:
