@@ -87,10 +87,38 @@ def published_search(queries: Tensor, candidates: Tensor, block: int = 8192) -> 
     return index
 
 
-def published_scheme(desc0: Tensor, desc1: Tensor, step: int, rounds: int = 10) -> Tensor:
+class BlockedSearch:
+    """The published search by products in blocks."""
+
+    def __init__(self, candidates: Tensor) -> None:
+        self.candidates = candidates
+
+    def __call__(self, queries: Tensor) -> Tensor:
+        return published_search(queries, self.candidates)
+
+
+class TreeSearch:
+    """The published search on CPUs: a k-d tree, which orders unit vectors as products do."""
+
+    def __init__(self, candidates: Tensor) -> None:
+        tree = importlib.import_module("scipy.spatial").cKDTree
+        self.tree = tree(candidates.numpy())
+
+    def __call__(self, queries: Tensor) -> Tensor:
+        return torch.from_numpy(self.tree.query(queries.numpy())[1])
+
+
+def published_scheme(
+    desc0: Tensor,
+    desc1: Tensor,
+    step: int,
+    search: Callable[[Tensor], Callable[[Tensor], Tensor]] = BlockedSearch,
+    rounds: int = 10,
+) -> Tensor:
     """The published walk from a grid of seeds; the pixels of image 0 that it ends in."""
     height, width = desc0.shape[:2]
     flat0, flat1 = desc0.flatten(0, 1), desc1.flatten(0, 1)
+    search0, search1 = search(flat0), search(flat1)
     y = torch.arange(step // 2, height, step, device=desc0.device)
     x = torch.arange(step // 2, width, step, device=desc0.device)
     here = (y[:, None] * width + x).flatten()
@@ -100,12 +128,12 @@ def published_scheme(desc0: Tensor, desc1: Tensor, step: int, rounds: int = 10) 
         rows = walking.nonzero()[:, 0]
         if not len(rows):
             break
-        new_there = published_search(flat0[here[rows]], flat1)
+        new_there = search1(flat0[here[rows]])
         same = new_there == there[rows]
         there[rows] = new_there
         walking[rows[same]] = False
         rows, new_there = rows[~same], new_there[~same]
-        new_here = published_search(flat1[new_there], flat0)
+        new_here = search0(flat1[new_there])
         walking[rows[new_here == here[rows]]] = False
         here[rows] = new_here
     return here[~walking].unique()
@@ -259,6 +287,9 @@ def seeded(table: Table, desc0: Tensor, desc1: Tensor, device: str, repeats: int
     seconds = measure(lambda: published_scheme(desc0, desc1, step), device, max(2, repeats // 4), 1)
     note = f"{len(published_scheme(desc0, desc1, step))} matches"
     table.row("published way, float32 blocks", seconds, note)
+    if device == "cpu" and importlib.util.find_spec("scipy") is not None:
+        tree = partial(published_scheme, desc0, desc1, step, TreeSearch)
+        table.row("published way, k-d tree", measure(tree, device, 1, 0), f"{len(tree())} matches")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ encoder (index 0) and of the decoder blocks that it names in ``hooks``.
 The last layer of each head gives float32 whatever the precision of the others.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -130,12 +131,12 @@ class Dpt(nn.Module):
         return last(x.to(last.weight.dtype)).float()
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Interface of the heads."""
 
+    @abstractmethod
     def wanted_hooks(self, want: Want) -> tuple[int, ...]:
         """Indices of the token lists that the wanted outputs are made of."""
-        raise NotImplementedError
 
     def float32_layers(self) -> tuple[nn.Module, ...]:
         """Layers that give final values and stay in float32 when the others are cast."""
@@ -145,6 +146,7 @@ class Head(nn.Module):
         """Parts from tensors to tensors, see `PairNetwork.blocks`."""
         return ()
 
+    @abstractmethod
     def forward(
         self,
         tokens: Mapping[int, Tensor],
@@ -162,7 +164,6 @@ class Head(nn.Module):
             width: Columns of the token grid.
             want: What to compute.
         """
-        raise NotImplementedError
 
 
 class PointHead(Head):

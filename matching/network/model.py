@@ -111,7 +111,11 @@ class PairNetwork(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dec))  # of the pretraining, unused
         self.patch_embed = PatchEmbed(config.patch_size, enc)
         self._build_transformer()
-        head = {"linear": LinearHead, "dpt": PointHead, "catmlp+dpt": PointAndDescriptorHead}
+        head: dict[str, Callable[[NetworkConfig], Head]] = {
+            "linear": LinearHead,
+            "dpt": PointHead,
+            "catmlp+dpt": PointAndDescriptorHead,
+        }
         if config.head_type not in head:
             raise InputError(f"{config.architecture} has no head '{config.head_type}'")
         self.downstream_head1 = head[config.head_type](config)
