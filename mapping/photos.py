@@ -145,7 +145,7 @@ def encode_photos(
             except InputError:
                 yield photo.path  # the matcher meets the same error and reports it in order
 
-    encoded = zip(todo, matcher.encode_many(images()), strict=True)
+    encoded = zip(todo, matcher.encode_for_map(images()), strict=True)
     for (photo, file), view in progress(encoded, "encoding photos", len(todo)):
         if isinstance(view, InputError):
             bad[photo.name] = str(view)

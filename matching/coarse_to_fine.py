@@ -4,7 +4,8 @@ A network sees at most a few hundred pixels a side. On a larger photo it is run 
 image; its coarse matches then say which windows of the original pixels belong together, and the
 matches of these windows are merged. The choice of windows is that of MASt3R (Leroy, Cabon, Revaud,
 "Grounding image matching in 3D with MASt3R", ECCV 2024, section 3.4). The windows are cut with
-`cut`, run through the network in batches by the caller, and merged with `merge_matches`.
+`cut`, run through the network in batches by `matching.window_matching`, and what was found in them
+is merged with `merge_matches`.
 """
 
 from collections.abc import Sequence
@@ -121,45 +122,36 @@ def cut(image: NDArray[np.uint8], boxes: Boxes) -> list[NDArray[np.uint8]]:
     return [image[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes.tolist()]
 
 
-def merge_matches(
-    windows: WindowPairs, matches: Sequence[Matches], *, cell_px: float = 1.0
-) -> Matches:
-    """Bring the matches of the windows together into the full images.
+def merge_matches(matches: Sequence[Matches], *, cell_px: float = 1.0) -> Matches:
+    """Join the matches of overlapping windows, which find one correspondence several times.
 
-    Windows overlap, so one correspondence may be found several times. Where several matches start
-    in one cell of image 0, or end in one cell of image 1, only the best survives: the result is
-    one-to-one at that resolution.
+    Of a keypoint only the best match survives. Free matches become one-to-one at the resolution of
+    the cells: where several start in one cell of image 0, or end in one cell of image 1, the best
+    one is kept.
 
     Args:
-        windows: The chosen pairs.
-        matches: One for each pair, in pixels of its windows.
+        matches: Of every pair of windows, in pixels of the full images.
         cell_px: Size of the cells, pixels; 1 means that no pixel is matched twice.
 
     Returns:
-        Matches in pixels of the full images, best first.
-
-    Raises:
-        matching.errors.InputError: The numbers of pairs differ.
+        The matches, best first.
     """
-    if len(matches) != len(windows):
-        raise InputError(f"{len(matches)} sets of matches for {len(windows)} pairs of windows")
     if not matches:
         return Matches.empty()
-    moved = [
-        (found.keypoints0 + box0[:2], found.keypoints1 + box1[:2], found.scores)
-        for found, box0, box1 in zip(matches, windows.boxes0, windows.boxes1, strict=True)
-    ]
-    keypoints0, keypoints1, scores = (np.concatenate(parts) for parts in zip(*moved, strict=True))
-    rows = np.argsort(-scores, kind="stable")
-    for keypoints in (keypoints0, keypoints1):
-        cells = np.floor(keypoints[rows] / cell_px).astype(np.int64)
-        # The first of each cell, which is its best; then back into the order of the scores.
-        rows = rows[np.sort(np.unique(cells, axis=0, return_index=True)[1])]
-    return Matches(
-        keypoints0=keypoints0[rows].astype(np.float32),
-        keypoints1=keypoints1[rows].astype(np.float32),
-        scores=scores[rows].astype(np.float32),
-    )
+    joined = Matches.concatenate(matches)
+    rows = np.argsort(-joined.scores, kind="stable")
+    sides = ((joined.keypoints0, joined.indices0), (joined.keypoints1, joined.indices1))
+    free = joined.indices0 is None and joined.indices1 is None
+    for keypoints, indices in sides:
+        if free:
+            cells = np.floor(keypoints[rows] / cell_px).astype(np.int64)
+            # The first of each cell, which is its best; then back into the order of the scores.
+            rows = rows[np.sort(np.unique(cells, axis=0, return_index=True)[1])]
+        elif indices is not None:
+            own = np.flatnonzero(indices[rows] >= 0)
+            best = own[np.unique(indices[rows[own]], return_index=True)[1]]
+            rows = rows[np.sort(np.concatenate([best, np.flatnonzero(indices[rows] < 0)]))]
+    return joined.select(rows)
 
 
 def window_grid(image_size: Size, options: WindowOptions) -> FloatArray:

@@ -1,11 +1,11 @@
-"""Matches between two grids of vectors: free, from given points, or between given points.
+"""Matches between two grids of vectors: free, or from given points of one of them.
 
 Positions are pixels of the network images, centre of the top-left pixel at (0.5, 0.5). The nearest
 neighbours themselves are those of `matching.reciprocal`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,7 +21,6 @@ from matching.descriptor_grid import (
 from matching.reciprocal import (
     dense_matches,
     iterated_matches,
-    nearest_neighbours,
     refine_subpixel,
     seeded_matches,
 )
@@ -63,7 +62,8 @@ class GridMatches:
         points0: (M, 2) float32 x, y in image 0.
         points1: (M, 2) float32 x, y in image 1.
         scores: Geometric mean of both confidences, (M,).
-        rows0: Rows of the given points of image 0, (M,) int64; None for free pixels.
+        rows0: Rows of the given points of image 0, (M,) int64; -1, or None for all, where the
+            match ends at a free pixel.
         rows1: The same of image 1.
     """
 
@@ -82,6 +82,21 @@ class GridMatches:
             rows0=self.rows1,
             rows1=self.rows0,
         )
+
+    def with_free_ends(self) -> "GridMatches":
+        """The same with rows on both sides: -1 where there were none."""
+        free = torch.full((len(self.scores),), -1, device=self.scores.device)
+        return replace(
+            self,
+            rows0=free if self.rows0 is None else self.rows0,
+            rows1=free if self.rows1 is None else self.rows1,
+        )
+
+    @staticmethod
+    def concatenate(parts: "Sequence[GridMatches]") -> "GridMatches":
+        """Join matches that have rows on the same sides."""
+        names = [name for name, value in vars(parts[0]).items() if value is not None]
+        return GridMatches(**{n: torch.cat([getattr(part, n) for part in parts]) for n in names})
 
 
 def free_matches(
@@ -153,25 +168,6 @@ def matches_from_points(
             )
         )
     return results
-
-
-def matches_between_points(
-    points0: Tensor, points1: Tensor, grid0: Grid, grid1: Grid
-) -> GridMatches:
-    """Mutual nearest neighbours among given points of both images, (N0, 2) and (N1, 2)."""
-    rows0, cells0, _ = _cells(points0, grid0)
-    rows1, cells1, _ = _cells(points1, grid1)
-    found0, found1 = nearest_neighbours(
-        grid0.vectors[cells0[:, 1], cells0[:, 0]], grid1.vectors[cells1[:, 1], cells1[:, 0]]
-    ).mutual()
-    rows0, rows1 = rows0[found0], rows1[found1]
-    return GridMatches(
-        points0=points0[rows0],
-        points1=points1[rows1],
-        scores=_scores(grid0, cells0[found0], grid1, cells1[found1]),
-        rows0=rows0,
-        rows1=rows1,
-    )
 
 
 def _cells(points: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:

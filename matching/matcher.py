@@ -69,6 +69,20 @@ class Matcher(ABC):
         for image in images:
             yield self._encode_or_error(image)
 
+    def encode_for_map(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
+        """`encode_many` for photos of a map, whose views have keypoints.
+
+        They are chosen once per photo, so that all its pairs are matched at the same places.
+        """
+        return self.encode_many(images)
+
+    def pixel_px(self, view: View) -> float:
+        """Size of the pixels that the matcher looks at, in pixels of the photo, at least 1.
+
+        What is nearer than about that is one place to the matcher.
+        """
+        return 1.0
+
     def match(self, image0: ImageLike | View, image1: ImageLike | View) -> Matches:
         """Match two photos.
 

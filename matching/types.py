@@ -43,8 +43,9 @@ class Matches:
         scores: Confidence, (M,) float32, not increasing; larger is surer. Only the order is
             comparable between matchers.
         indices0: Rows of ``View.keypoints`` of image 0, (M,) int64, or None if the matches of
-            image 0 are free pixels.
-        indices1: The same for image 1.
+            image 0 are free pixels. Between two views with keypoints, a matcher may look from the
+            keypoints of either for free pixels of the other: these ends have row -1.
+        indices1: The same for image 1. Where image 0 has no keypoints, no row is -1.
     """
 
     keypoints0: NDArray[np.float32]
@@ -86,6 +87,12 @@ class Matches:
             indices0=self.indices1,
             indices1=self.indices0,
         )
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Matches]") -> "Matches":
+        """All matches of several sets that have rows on the same sides, in the order given."""
+        names = [name for name, value in vars(parts[0]).items() if value is not None]
+        return Matches(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})
 
     @staticmethod
     def empty(*, indexed: bool = False) -> "Matches":

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from matching import InputError, Matches
 from matching.coarse_to_fine import (
     WindowOptions,
-    WindowPairs,
     choose_windows,
     cut,
     force_size,
@@ -110,7 +109,7 @@ def test_no_windows_without_matches() -> None:
     )
     assert len(windows) == 0
     assert windows.boxes0.shape == windows.boxes1.shape == (0, 4)
-    assert len(merge_matches(windows, [])) == 0
+    assert len(merge_matches([])) == 0
 
 
 def test_cut_windows_are_the_pixels_of_the_image() -> None:
@@ -120,25 +119,54 @@ def test_cut_windows_are_the_pixels_of_the_image() -> None:
 
 
 def test_merging_keeps_the_best_of_each_pixel() -> None:
-    windows = WindowPairs(
-        np.array([[0, 0, 64, 48], [32, 0, 96, 48]]), np.array([[10, 20, 74, 68]] * 2)
-    )
     first = Matches(
         keypoints0=np.array([[40.5, 10.5], [50.5, 10.5]], np.float32),
-        keypoints1=np.array([[1.5, 1.5], [2.5, 2.5]], np.float32),
+        keypoints1=np.array([[11.5, 21.5], [12.5, 22.5]], np.float32),
         scores=np.array([0.9, 0.5], np.float32),
     )
     second = Matches(
-        keypoints0=np.array([[8.75, 10.25], [20.5, 20.5], [18.5, 10.5]], np.float32),
-        keypoints1=np.array([[30.5, 30.5], [2.25, 2.75], [40.5, 40.5]], np.float32),
+        keypoints0=np.array([[40.75, 10.25], [52.5, 20.5], [50.5, 10.5]], np.float32),
+        keypoints1=np.array([[40.5, 50.5], [12.25, 22.75], [50.5, 60.5]], np.float32),
         scores=np.array([0.95, 0.4, 0.3], np.float32),
     )
-    merged = merge_matches(windows, [first, second])
+    merged = merge_matches([first, second])
     # 40.75, 10.25 beats 40.5, 10.5 in the same pixel of image 0; the pixel 12, 22 of image 1 goes
     # to the match of 0.5; the last one loses pixel 50, 10 of image 0 to it as well.
     assert merged.keypoints0.tolist() == [[40.75, 10.25], [50.5, 10.5]]
     assert merged.keypoints1.tolist() == [[40.5, 50.5], [12.5, 22.5]]
     assert merged.scores.tolist() == pytest.approx([0.95, 0.5])
+
+
+def test_merging_keeps_the_best_match_of_each_keypoint() -> None:
+    """Keypoints matched in two windows; where they end is not theirs alone."""
+
+    def found(rows0: list[int], rows1: list[int], scores: list[float], place: float) -> Matches:
+        points = np.full((len(rows0), 2), place, np.float32)
+        return Matches(
+            keypoints0=points,
+            keypoints1=points + 1,
+            scores=np.array(scores, np.float32),
+            indices0=np.array(rows0),
+            indices1=np.array(rows1),
+        )
+
+    first = found([4, 7, -1], [-1, -1, 4], [0.9, 0.5, 0.3], 10.0)
+    second = found([7, -1, -1], [-1, 4, 5], [0.8, 0.6, 0.2], 30.0)
+    merged = merge_matches([first, second])
+    assert merged.indices0 is not None and merged.indices1 is not None
+    assert merged.indices0.tolist() == [4, 7, -1, -1]
+    assert merged.indices1.tolist() == [-1, -1, 4, 5]
+    assert merged.scores.tolist() == pytest.approx([0.9, 0.8, 0.6, 0.2])
+    assert merged.keypoints0[:, 0].tolist() == [10, 30, 30, 30]
+    one_sided = Matches(
+        keypoints0=first.keypoints0,
+        keypoints1=first.keypoints1,
+        scores=first.scores,
+        indices1=np.array([3, 3, 1]),
+    )
+    merged = merge_matches([one_sided])
+    assert merged.indices0 is None and merged.indices1 is not None
+    assert merged.indices1.tolist() == [3, 1]
 
 
 def test_wrong_input_is_refused() -> None:
@@ -162,5 +190,3 @@ def test_wrong_input_is_refused() -> None:
         )
     with pytest.raises(InputError, match="overlap"):
         WindowOptions(overlap=1.0)
-    with pytest.raises(InputError, match="2 pairs"):
-        merge_matches(WindowPairs(np.zeros((2, 4), int), np.zeros((2, 4), int)), [])

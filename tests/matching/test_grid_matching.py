@@ -10,8 +10,8 @@ from torch import Tensor
 
 from matching.grid_matching import (
     Grid,
+    GridMatches,
     free_matches,
-    matches_between_points,
     matches_from_points,
 )
 
@@ -126,23 +126,17 @@ def test_a_point_has_to_come_back_within_the_tolerance() -> None:
     assert kept == {0.0: [1], 3.0: [1], 3.5: [0, 1]}  # it returns three pixels away: not closer
 
 
-def test_between_points_are_the_mutual_ones() -> None:
+def test_free_ends_and_joined_matches() -> None:
     grid0, grid1 = smooth_grid(20, 25, 2), smooth_grid(20, 25, 2, shift=6.0)
-    g = torch.Generator().manual_seed(2)
-    points0 = torch.rand(60, 2, generator=g) * torch.tensor([54.0, 44.0]) - 2
-    points1 = torch.rand(45, 2, generator=g) * torch.tensor([50.0, 40.0])
-    found = matches_between_points(points0, points1, grid0, grid1)
-    inside = ((points0 >= 0) & (points0 < torch.tensor([50.0, 40.0]))).all(1)
-
-    def read(points: Tensor, grid: Grid) -> Tensor:
-        cells = (points / 2 - 0.5).round().long()
-        return grid.vectors[cells[:, 1], cells[:, 0]]
-
-    rows0 = torch.nonzero(inside)[:, 0]
-    first, second = read(points0[rows0], grid0), read(points1, grid1)
-    forth, back = nearest(first, second), nearest(second, first)
-    expected = [(int(rows0[i]), int(j)) for i, j in enumerate(forth) if back[j] == i]
-    assert found.rows0 is not None and found.rows1 is not None
-    assert list(zip(found.rows0.tolist(), found.rows1.tolist(), strict=True)) == expected
-    nothing = matches_between_points(points0[:0], points1, grid0, grid1)
-    assert len(nothing.scores) == 0
+    points = torch.rand(60, 2, generator=torch.Generator().manual_seed(2)) * 38
+    (forth,) = matches_from_points([points], [grid0], [grid1], tolerance_px=5, subpixel=True)
+    (back,) = matches_from_points([points], [grid1], [grid0], tolerance_px=5, subpixel=True)
+    both = GridMatches.concatenate([forth.with_free_ends(), back.with_free_ends().swapped()])
+    assert forth.rows0 is not None and back.rows0 is not None
+    assert both.rows0 is not None and both.rows1 is not None
+    free0, free1 = [-1] * len(back.rows0), [-1] * len(forth.rows0)
+    assert both.rows0.tolist() == forth.rows0.tolist() + free0
+    assert both.rows1.tolist() == free1 + back.rows0.tolist()
+    assert torch.equal(both.points0, torch.cat([forth.points0, back.points1]))
+    one_sided = GridMatches.concatenate([forth, forth])
+    assert one_sided.rows1 is None and len(one_sided.scores) == 2 * len(forth.scores)

@@ -194,10 +194,19 @@ def test_keypoints_on_either_side_or_both(matcher: Matcher, view: View) -> None:
     back = matcher.match(asked, view)
     assert back.indices1 is None and back.indices0 is not None
     np.testing.assert_array_equal(np.sort(back.indices0), np.sort(there.indices1))
-    both = matcher.match(asked, asked)
+    others = keypoints_of(view, 90, seed=4)
+    both = matcher.match(asked, others)
     assert both.indices0 is not None and both.indices1 is not None
-    np.testing.assert_array_equal(both.indices0, both.indices1)
-    assert len(both) > 100
+    forth, back = both.indices0 >= 0, both.indices1 >= 0
+    assert (forth != back).all(), "each from a keypoint of one to a free pixel of the other"
+    for seeded, rows, alone in (
+        (forth, both.indices0, matcher.match(asked, view).indices0),
+        (back, both.indices1, matcher.match(view, others).indices1),
+    ):
+        assert alone is not None and len(alone) > 60
+        np.testing.assert_array_equal(np.sort(rows[seeded]), np.sort(alone))
+    np.testing.assert_array_equal(both.keypoints0[forth], asked.keypoints[both.indices0[forth]])
+    np.testing.assert_array_equal(both.keypoints1[back], others.keypoints[both.indices1[back]])
 
 
 def test_a_query_meets_views_of_every_kind_at_once(

@@ -1,0 +1,151 @@
+"""Photos made ready for a network, and their encodings as the arrays of a `View`.
+
+A view's arrays are ``tokens`` (N, C) float16, ``frame`` (6,) float64 (width, height, scale and
+offset of the network image), the network's further encodings, each (C, h, w) float16, and with
+coarse to fine ``pixels`` (H, W, 3) uint8, the photo itself, shrunken to what is matched at last.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from matching.errors import InputError
+from matching.network import Encoding
+from matching.preprocess import NetworkFrame
+from matching.types import View
+
+PIXELS = "pixels"
+_OWN_ARRAYS = ("tokens", "frame", PIXELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A photo at network size; without tensor if there is nothing to see in it.
+
+    Attributes:
+        image_size: (width, height) of the photo.
+        tensor: The network image, (3, h, w) float32 in [-1, 1].
+        frame: Where it lies in the photo.
+        pixels: The photo for coarse to fine, (H, W, 3) uint8; None if the network sees it whole.
+    """
+
+    image_size: tuple[int, int]
+    tensor: Tensor | None = None
+    frame: NetworkFrame | None = None
+    pixels: NDArray[np.uint8] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the network image; photos of one shape can be encoded together."""
+        return () if self.tensor is None else tuple(self.tensor.shape)
+
+
+def limited(
+    image: NDArray[np.uint8], long_side_px: int, *, at_least_px: int = 1
+) -> NDArray[np.uint8]:
+    """The photo at a long side of at most ``long_side_px`` (0: any), at least ``at_least_px``."""
+    height, width = image.shape[:2]
+    longest = max(width, height)
+    wanted = max(at_least_px, min(longest, long_side_px or longest))
+    if wanted == longest:
+        return image
+    size = tuple(max(1, round(side * wanted / longest)) for side in (width, height))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
+def views_of(batch: Sequence[Prepared], encoding: Encoding) -> list[View]:
+    """Views of photos of one network size and their encodings, without keypoints."""
+    stored = encoding.map(lambda tensor: tensor.to(torch.float16).cpu())
+    views = []
+    for row, prepared in enumerate(batch):
+        frame = prepared.frame
+        assert frame is not None
+        arrays = {"tokens": stored.tokens[row].numpy()}
+        arrays |= {name: extra[row].numpy() for name, extra in stored.extras.items()}
+        arrays["frame"] = np.array([*frame.image_size, *frame.scale, *frame.offset])
+        if prepared.pixels is not None:
+            arrays[PIXELS] = prepared.pixels
+        views.append(_view(prepared.image_size, arrays))
+    return views
+
+
+def blank_view(image_size: tuple[int, int], num_channels: int) -> View:
+    """The view of a photo in which there is nothing to see."""
+    tokens = np.zeros((0, num_channels), np.float16)
+    return _view(image_size, {"tokens": tokens, "frame": np.array([0, 0, 1.0, 1.0, 0, 0])})
+
+
+def is_blank(view: View) -> bool:
+    """Whether there is nothing to see in a photo."""
+    return not len(view.arrays["tokens"])
+
+
+def frame_of(view: View) -> NetworkFrame:
+    """Where a view's network image lies in its photo."""
+    width, height, *rest = (float(value) for value in view.arrays["frame"])
+    scale_x, scale_y, offset_x, offset_y = rest
+    return NetworkFrame(
+        image_size=(int(width), int(height)),
+        scale=(scale_x, scale_y),
+        offset=(offset_x, offset_y),
+    )
+
+
+def pixels_frame(view: View) -> NetworkFrame:
+    """Where the pixels of coarse to fine lie in the photo: they show all of it."""
+    height, width = view.arrays[PIXELS].shape[:2]
+    return NetworkFrame(
+        image_size=(width, height),
+        scale=(view.image_size[0] / width, view.image_size[1] / height),
+        offset=(0.0, 0.0),
+    )
+
+
+def stacked(views: Sequence[View], *, num_channels: int, patch_size: int) -> Encoding:
+    """The stored encodings of views of one network size as a batch, on the CPU.
+
+    Args:
+        views: Encoded photos.
+        num_channels: Of the network's tokens.
+        patch_size: Of the network, pixels.
+
+    Raises:
+        InputError: Arrays that no such network made.
+    """
+    image_size = frame_of(views[0]).image_size
+    names = [name for name in views[0].arrays if name not in _OWN_ARRAYS]
+    for view in views:
+        _check(view, names, num_channels, patch_size)
+
+    def batch(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([np.asarray(view.arrays[name]) for view in views]))
+
+    return Encoding(
+        tokens=batch("tokens"), image_size=image_size, extras={name: batch(name) for name in names}
+    )
+
+
+def _check(view: View, names: Sequence[str], num_channels: int, patch_size: int) -> None:
+    """Refuse arrays that no such network made, before they are stacked with others."""
+    width, height = frame_of(view).image_size
+    tokens = view.arrays["tokens"]
+    count = (width // patch_size) * (height // patch_size)
+    if tokens.shape != (count, num_channels):
+        raise InputError(
+            f"an encoding holds tokens {tokens.shape} where ({count}, {num_channels}) belong: it "
+            "is damaged or of another network"
+        )
+    for name in names:
+        array = view.arrays.get(name)
+        if array is None or array.ndim != 3 or height % array.shape[1] or width % array.shape[2]:
+            shape = "nothing" if array is None else array.shape
+            raise InputError(f"an encoding is damaged: '{name}' of {width} x {height} is {shape}")
+
+
+def _view(image_size: tuple[int, int], arrays: dict[str, NDArray]) -> View:
+    return View(image_size=image_size, keypoints=np.zeros((0, 2), np.float32), arrays=arrays)

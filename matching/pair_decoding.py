@@ -1,0 +1,221 @@
+"""From encoded network images to matches: decode pairs in batches, compare what was decoded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matching.grid_matching import Grid, GridMatches, free_matches, matches_from_points
+from matching.network import Encoding, Prediction, Want
+from matching.network.engine import Engine
+from matching.pointmap import lift_points
+from matching.preprocess import NetworkFrame
+from matching.types import Matches
+
+
+class MatchingOptions(Protocol):
+    """The options of `matching.mast3r.Mast3rOptions` that are read here."""
+
+    @property
+    def dense(self) -> bool: ...
+    @property
+    def grid_step_px(self) -> int: ...
+    @property
+    def pixel_tol_px(self) -> float: ...
+    @property
+    def border_px(self) -> int: ...
+    @property
+    def max_matches(self) -> int: ...
+    @property
+    def symmetric(self) -> bool: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One network image of a pair: a whole photo or a window of it.
+
+    Attributes:
+        image_size: (width, height) of the photo.
+        frame: Where the network image lies in the photo.
+        keypoints: Where the photo is asked, (N, 2) float32 pixels of the photo; those outside the
+            network image have no match. Empty: matches are free.
+    """
+
+    image_size: tuple[int, int]
+    frame: NetworkFrame
+    keypoints: NDArray[np.float32]
+
+    def network_points(self, device: torch.device) -> Tensor | None:
+        """The keypoints in the network image, (N, 2), or None if there are none."""
+        if not len(self.keypoints):
+            return None
+        return torch.from_numpy(self.frame.to_network(self.keypoints)).float().to(device)
+
+    def photo_points(self, points: Tensor, rows: Tensor | None) -> NDArray[np.float32]:
+        """Network points in the photo; own keypoints (rows >= 0) stay exactly what they are."""
+        inside = np.clip(self.frame.to_photo(points.cpu().numpy()), 0, self.image_size)
+        photo: NDArray[np.float32] = inside.astype(np.float32)
+        if rows is not None:
+            own = rows.cpu().numpy()
+            photo[own >= 0] = self.keypoints[own[own >= 0]]
+        return photo
+
+
+class PairDecoder:
+    """Decodes pairs and matches them.
+
+    Args:
+        engine: Runs the network.
+        options: How to match.
+        min_confidence: Matches that are less sure are dropped.
+        subpixel: Place matches between the cells of the descriptor grid.
+        trained_to_place: Whether the network was trained for that.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: MatchingOptions,
+        *,
+        min_confidence: float,
+        subpixel: bool,
+        trained_to_place: bool,
+    ) -> None:
+        self.engine = engine
+        self.options = options
+        self.min_confidence = min_confidence
+        self._subpixel = subpixel
+        self._placing: Literal["window", "peak"] = "window" if trained_to_place else "peak"
+        self._has_descriptors = bool(engine.network.config.desc_dim)
+        self._stride = engine.network.descriptor_stride
+
+    def match(
+        self,
+        sides0: Sequence[Side],
+        sides1: Sequence[Side],
+        encoding0: Encoding,
+        encoding1: Encoding,
+    ) -> list[Matches]:
+        """Matches of pairs of network images, in pixels of their photos.
+
+        Args:
+            sides0: First images.
+            sides1: Second images, as many.
+            encoding0: Encodings of the first images, or one that goes with all second ones.
+            encoding1: Encodings of the second images.
+        """
+        want = Want(descriptors=True) if self._has_descriptors else Want(pointmap=True)
+        results: list[Matches] = []
+        for first, second in self.engine.decode_batches(encoding0, encoding1, want, want):
+            grids0, grids1 = self._grids(first, second)
+            chunk = slice(len(results), len(results) + len(grids0))
+            results += self._match_grids(sides0[chunk], sides1[chunk], grids0, grids1)
+        if not self.options.symmetric:
+            return results
+        for row, (side0, side1) in enumerate(zip(sides0, sides1, strict=True)):
+            if not len(side0.keypoints) and not len(side1.keypoints):
+                own0 = encoding0 if len(encoding0) == 1 else encoding0[row : row + 1]
+                decoded = self.engine.decode(encoding1[row : row + 1], own0, want, want)
+                grids1, grids0 = self._grids(*decoded)
+                again = self._match_grids([side0], [side1], grids0, grids1)[0]
+                results[row] = _joined(results[row], again)
+        return results
+
+    def _grids(self, first: Prediction, second: Prediction) -> tuple[list[Grid], list[Grid]]:
+        """What is compared between the two views of each pair."""
+        if self._has_descriptors:
+            return self._descriptor_grids(first), self._descriptor_grids(second)
+        assert first.pointmap is not None and second.pointmap is not None
+        assert first.confidence is not None and second.confidence is not None
+        grids0, grids1 = [], []
+        for points0, confidence0, points1, confidence1 in zip(
+            first.pointmap, first.confidence, second.pointmap, second.confidence, strict=True
+        ):
+            lifted0, lifted1 = lift_points(
+                *(points0, points1),
+                *(confidence0 >= self.min_confidence, confidence1 >= self.min_confidence),
+            )
+            grids0.append(Grid(vectors=lifted0, confidence=confidence0, placing="none"))
+            grids1.append(Grid(vectors=lifted1, confidence=confidence1, placing="none"))
+        return grids0, grids1
+
+    def _descriptor_grids(self, prediction: Prediction) -> list[Grid]:
+        vectors, confidence = prediction.descriptors, prediction.descriptor_confidence
+        assert vectors is not None and confidence is not None
+        return [
+            Grid(vectors=v, confidence=c, stride=self._stride, placing=self._placing)
+            for v, c in zip(vectors, confidence, strict=True)
+        ]
+
+    def _match_grids(
+        self,
+        sides0: Sequence[Side],
+        sides1: Sequence[Side],
+        grids0: Sequence[Grid],
+        grids1: Sequence[Grid],
+    ) -> list[Matches]:
+        """Matches of pairs, given what to compare."""
+        found: list[list[GridMatches]] = [[] for _ in sides0]
+        for from_first in (True, False):
+            seeded, partners = (sides0, sides1) if from_first else (sides1, sides0)
+            here, there = (grids0, grids1) if from_first else (grids1, grids0)
+            points = {
+                row: own
+                for row, side in enumerate(seeded)
+                if (own := side.network_points(self.engine.device)) is not None
+            }
+            batch = matches_from_points(
+                list(points.values()),
+                [here[row] for row in points],
+                [there[row] for row in points],
+                tolerance_px=self.options.pixel_tol_px,
+                subpixel=self._subpixel,
+            )
+            for row, matches in zip(points, batch, strict=True):
+                if len(partners[row].keypoints):
+                    matches = matches.with_free_ends()
+                found[row].append(matches if from_first else matches.swapped())
+        for row, parts in enumerate(found):
+            if not parts:
+                free = free_matches(
+                    grids0[row],
+                    grids1[row],
+                    dense=self.options.dense,
+                    step_px=self.options.grid_step_px,
+                    border_px=self.options.border_px,
+                    subpixel=self._subpixel,
+                )
+                parts.append(free)
+        return [
+            self._finished(GridMatches.concatenate(parts), side0, side1)
+            for parts, side0, side1 in zip(found, sides0, sides1, strict=True)
+        ]
+
+    def _finished(self, found: GridMatches, side0: Side, side1: Side) -> Matches:
+        """Confident matches in photo pixels, best first."""
+        scores = found.scores.cpu().numpy().astype(np.float32)
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] >= self.min_confidence]
+        if self.options.max_matches:
+            order = order[: self.options.max_matches]
+        return Matches(
+            keypoints0=side0.photo_points(found.points0, found.rows0),
+            keypoints1=side1.photo_points(found.points1, found.rows1),
+            scores=scores,
+            indices0=None if found.rows0 is None else found.rows0.cpu().numpy(),
+            indices1=None if found.rows1 is None else found.rows1.cpu().numpy(),
+        ).select(order)
+
+
+def _joined(first: Matches, second: Matches) -> Matches:
+    """Both sets of free matches, best first; of the same pair of pixels the better one."""
+    pairs = np.concatenate([np.hstack((m.keypoints0, m.keypoints1)) for m in (first, second)])
+    scores = np.concatenate([first.scores, second.scores])
+    order = np.argsort(-scores, kind="stable")
+    _, best = np.unique(pairs[order], axis=0, return_index=True)
+    rows = order[np.sort(best)]
+    return Matches(keypoints0=pairs[rows, :2], keypoints1=pairs[rows, 2:], scores=scores[rows])
