@@ -3,12 +3,15 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
+from numpy.typing import NDArray
 from PIL import Image
 
 import matching.training
@@ -16,6 +19,7 @@ from mapping.cameras import read_camera_list, read_model
 from matching.errors import InputError
 from matching.files import PathLike, atomic_file, atomic_folder, write_text_atomic
 from matching.progress import Progress, silent
+from matching.training.builder import FloatArray
 from matching.training.demo_place import DemoPlace, Shot, demo_place
 
 
@@ -65,6 +69,23 @@ class RenderedPlace:
         return self.folder / "images"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PhotoPlan:
+    """One photo to be rendered.
+
+    Attributes:
+        shot: Pose, light and exposure.
+        K: Intrinsics, (3, 3) pixels.
+        image_size: (width, height).
+        noise: Standard deviation of the sensor's noise, of a display range of 1.
+    """
+
+    shot: Shot
+    K: FloatArray
+    image_size: tuple[int, int]
+    noise: float = 0.0
+
+
 def write_rendered_place(
     folder: PathLike, options: PlaceOptions | None = None, *, progress: Progress = silent
 ) -> RenderedPlace:
@@ -81,33 +102,74 @@ def write_rendered_place(
         InputError: The folder holds something else.
     """
     options = options or PlaceOptions()
+
+    def plans() -> tuple[DemoPlace, dict[str, PhotoPlan]]:
+        place = demo_place(options.seed)  # seconds of painting
+        K, image_size = _camera(place, options)
+        return place, {
+            name: PhotoPlan(shot=shot, K=K, image_size=image_size)
+            for name, shot in _shots(place, options).items()
+        }
+
+    return write_photos(
+        folder,
+        [
+            *(f"map/map_{k:02d}.jpg" for k in range(options.num_map_photos)),
+            *(f"query/query_{k:02d}.jpg" for k in range(options.num_queries)),
+        ],
+        plans,
+        vars(options),
+        jpeg_quality=options.jpeg_quality,
+        progress=progress,
+    )
+
+
+def write_photos(
+    folder: PathLike,
+    names: Sequence[str],
+    make_plans: Callable[[], tuple[DemoPlace, Mapping[str, PhotoPlan]]],
+    options: Mapping[str, Any],
+    *,
+    jpeg_quality: int = 92,
+    progress: Progress = silent,
+) -> RenderedPlace:
+    """Render photos of a place into a folder, as `write_rendered_place` does for the demo's.
+
+    Args:
+        folder: Where to; see `RenderedPlace`.
+        names: Of all photos: ``map/...`` and ``query/...``.
+        make_plans: The place and the plan of each of the names; called only if something has to
+            be rendered.
+        options: What the plans depend on, as plain JSON values: with others the photos are
+            rendered anew.
+        jpeg_quality: Of the photos.
+        progress: Wraps the loop over the photos.
+
+    Raises:
+        InputError: The folder holds something else.
+    """
     root = Path(folder)
     marker = root / "place.json"
-    identity = {"renderer": _renderer_hash(), "options": vars(options)}
+    identity = {"renderer": _renderer_hash(), "options": json.loads(json.dumps(dict(options)))}
     if root.exists() and not marker.is_file() and any(root.iterdir()):
         raise InputError(f"'{root}' is not empty and no rendered place: give another --out")
     if _identity(marker) != identity:
         shutil.rmtree(root / "images", ignore_errors=True)
+        (root / "query.txt").unlink(missing_ok=True)
         write_text_atomic(marker, json.dumps(identity, indent=1) + "\n")
-    names = {
-        **{f"map/map_{k:02d}.jpg": k for k in range(options.num_map_photos)},
-        **{f"query/query_{k:02d}.jpg": k for k in range(options.num_queries)},
-    }
     missing = [name for name in names if not (root / "images" / name).is_file()]
     # query.txt is written last: where it is, the truth is complete
     if missing or not (root / "query.txt").is_file():
         photos = progress(missing, "rendering photos", len(missing))
-        place = demo_place(options.seed)  # seconds of painting: a bar made before shows already
-        shots = _shots(place, options)
-        K, image_size = _camera(place, options)
+        place, plans = make_plans()  # a bar made before shows already
         for name in photos:
-            image = _render(place, shots[name], K, image_size)
+            image = _render(place, plans[name], seed=zlib.crc32(name.encode()))
             with atomic_file(root / "images" / name) as temporary:
                 # full colour resolution: halved, it would blur the coloured textures
                 Image.fromarray(image).save(
-                    temporary, format="JPEG", quality=options.jpeg_quality, subsampling=0
+                    temporary, format="JPEG", quality=jpeg_quality, subsampling=0
                 )
-        _write_truth(root, shots, K, image_size)
+        _write_truth(root, {name: plans[name] for name in names})
     truth = read_model(root / "sparse_gt")
     return RenderedPlace(
         folder=root,
@@ -157,37 +219,45 @@ def _camera(place: DemoPlace, options: PlaceOptions) -> tuple[np.ndarray, tuple[
     return np.diag([scale, scale, 1.0]) @ place.K, (options.image_width, height)
 
 
-def _render(place: DemoPlace, shot: Shot, K: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    rendering = place.place.render(
-        K, image_size, shot.cam_from_world, shot.light, exposure=shot.exposure
-    )
-    return rendering.image
+def _render(place: DemoPlace, plan: PhotoPlan, *, seed: int) -> NDArray[np.uint8]:
+    shot = plan.shot
+    image = place.place.render(
+        plan.K, plan.image_size, shot.cam_from_world, shot.light, exposure=shot.exposure
+    ).image
+    if plan.noise == 0:
+        return image
+    noise = np.random.default_rng(seed).normal(0, 255 * plan.noise, image.shape)
+    return np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
 
 
-def _write_truth(
-    root: Path, shots: dict[str, Shot], K: np.ndarray, image_size: tuple[int, int]
-) -> None:
+def _write_truth(root: Path, plans: Mapping[str, PhotoPlan]) -> None:
     model = pycolmap.Reconstruction()
-    camera = pycolmap.Camera(
-        camera_id=1,
-        model="PINHOLE",
-        width=image_size[0],
-        height=image_size[1],
-        params=[K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
-    )
-    model.add_camera_with_trivial_rig(camera)
-    for number, (name, shot) in enumerate(shots.items(), start=1):
-        image = pycolmap.Image(name=name, camera_id=1, image_id=number)
-        pose = pycolmap.Rigid3d(np.asarray(shot.cam_from_world, float)[:3])
+    words: dict[str, str] = {}
+    camera_ids: dict[str, int] = {}
+    for number, (name, plan) in enumerate(plans.items(), start=1):
+        (width, height), K = plan.image_size, plan.K
+        params = [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]
+        words[name] = " ".join(["PINHOLE", f"{width} {height}", *(f"{v:.12g}" for v in params)])
+        if words[name] not in camera_ids:
+            camera_ids[words[name]] = len(camera_ids) + 1
+            model.add_camera_with_trivial_rig(
+                pycolmap.Camera(
+                    camera_id=camera_ids[words[name]],
+                    model="PINHOLE",
+                    width=width,
+                    height=height,
+                    params=params,
+                )
+            )
+        image = pycolmap.Image(name=name, camera_id=camera_ids[words[name]], image_id=number)
+        pose = pycolmap.Rigid3d(np.asarray(plan.shot.cam_from_world, float)[:3])
         model.add_image_with_trivial_frame(image, pose)
     with atomic_folder(root / "sparse_gt") as temporary:
         model.write_text(temporary)
-    numbers = " ".join(f"{value:.12g}" for value in camera.params)
-    words = f"PINHOLE {image_size[0]} {image_size[1]} {numbers}"
     write_text_atomic(
-        root / "map.txt", "".join(f"{name}\n" for name in shots if name.startswith("map/"))
+        root / "map.txt", "".join(f"{name}\n" for name in plans if name.startswith("map/"))
     )
     write_text_atomic(
         root / "query.txt",
-        "".join(f"{name} {words}\n" for name in shots if name.startswith("query/")),
+        "".join(f"{n} {words[n]}\n" for n in plans if n.startswith("query/")),
     )

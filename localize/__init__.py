@@ -1,6 +1,7 @@
 """A query photo and a map in, a camera pose out."""
 
-from localize.localizer import Localizer, LocalizerOptions
+from localize.localizer import Localizer
+from localize.options import LocalizerOptions
 from localize.relative import RelativeOptions, RelativePose, relative_pose
 from localize.results import (
     Localization,

@@ -231,11 +231,7 @@ def _merge(
                 rows.append(part)
     if len(rows) == 1:
         return best
-    union = Correspondences(
-        points2D=np.concatenate([r.points2D for r in rows]),
-        points3D_ids=np.concatenate([r.points3D_ids for r in rows]),
-        images=np.concatenate([r.images for r in rows]),
-    )
+    union = Correspondences.concatenate(rows)
     judged = _judged(scene, best, union, options)
     pose = refine_pose(
         judged.pose,

@@ -17,10 +17,15 @@ class LiftOptions:
 
     # a matched pixel that is no keypoint of the map takes the map point observed nearest to it
     max_distance_px: float = 2.0
+    # free pixels that several map photos give for one map point are one observation, their mean
+    # weighted by the scores, where they lie this close; 0 keeps them apart
+    merge_distance_px: float = 3.0
 
     def __post_init__(self) -> None:
         if not self.max_distance_px > 0:
             raise ValueError(f"max_distance_px must be > 0, got {self.max_distance_px}")
+        if not self.merge_distance_px >= 0:
+            raise ValueError(f"merge_distance_px must be >= 0, got {self.merge_distance_px}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +36,13 @@ class Correspondences:
         points2D: Pixels in the query, (M, 2) float64.
         points3D_ids: Map points, (M,) int64.
         images: Which retrieved photo the match came through first, (M,) int64.
+        scores: How sure the match is, (M,) float32: the sum over the photos it came through.
     """
 
     points2D: NDArray[np.float64]
     points3D_ids: IntArray
     images: IntArray
+    scores: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.points3D_ids)
@@ -46,6 +53,17 @@ class Correspondences:
             points2D=self.points2D[rows],
             points3D_ids=self.points3D_ids[rows],
             images=self.images[rows],
+            scores=self.scores[rows],
+        )
+
+    @staticmethod
+    def concatenate(parts: "Sequence[Correspondences]") -> "Correspondences":
+        """Join sets of matches; of none, an empty set."""
+        return Correspondences(
+            points2D=np.concatenate([np.zeros((0, 2)), *(p.points2D for p in parts)]),
+            points3D_ids=np.concatenate([np.zeros(0, np.int64), *(p.points3D_ids for p in parts)]),
+            images=np.concatenate([np.zeros(0, np.int64), *(p.images for p in parts)]),
+            scores=np.concatenate([np.zeros(0, np.float32), *(p.scores for p in parts)]),
         )
 
 
@@ -64,10 +82,10 @@ def lift_matches(
         options: Settings.
 
     Returns:
-        Each pair of a query pixel and a point once, in the order of the photos, best match first.
-        A keypoint may have several points: separate tracks of one spot, or look-alikes.
+        Each pair of a query pixel and a point once, the best match first, as progressive sampling
+        wants them. A keypoint may have several points: separate tracks of one spot, or look-alikes.
     """
-    points2D, ids, images = [], [], []
+    parts, free = [], False
     for row, (found, keypoints, points) in enumerate(
         zip(matches, map_keypoints, point3D_ids, strict=True)
     ):
@@ -79,21 +97,75 @@ def lift_matches(
             # row -1 of a miss is replaced, so its value does not matter
             point = np.where(nearest >= 0, np.append(points[seen], -1)[nearest], -1)
         good = point >= 0
-        points2D.append(found.keypoints0[good].astype(np.float64))
-        ids.append(point[good])
-        images.append(np.full(int(good.sum()), row, dtype=np.int64))
-    if not ids:
-        return Correspondences(
-            points2D=np.zeros((0, 2)), points3D_ids=np.zeros(0, np.int64), images=np.zeros(0, int)
+        free |= found.indices0 is None
+        parts.append(
+            Correspondences(
+                points2D=found.keypoints0[good].astype(np.float64),
+                points3D_ids=point[good].astype(np.int64),
+                images=np.full(int(good.sum()), row, dtype=np.int64),
+                scores=found.scores[good],
+            )
         )
-    every = Correspondences(
-        points2D=np.concatenate(points2D),
-        points3D_ids=np.concatenate(ids).astype(np.int64),
-        images=np.concatenate(images),
+    return merged_matches(
+        Correspondences.concatenate(parts), options.merge_distance_px if free else 0.0
     )
-    keys = np.column_stack([every.points2D, every.points3D_ids.astype(np.float64)])
-    _, first = np.unique(keys, axis=0, return_index=True)
-    return every.select(np.sort(first))
+
+
+def merged_matches(matches: Correspondences, distance_px: float) -> Correspondences:
+    """Join matches of one map point whose pixels lie close together.
+
+    A dense matcher finds the same point of a photo again through every map photo, each time a
+    little elsewhere. Kept apart, these would count as independent evidence, which they are not;
+    their mean is more exact than each.
+
+    Args:
+        matches: In any order; of a point, the pixel of the best match gathers those around it.
+        distance_px: Largest distance to that pixel; 0 joins equal pixels only.
+
+    Returns:
+        The joined matches, best first: pixels are means weighted by the scores, scores are sums.
+    """
+    groups = _groups(matches, distance_px)
+    count = int(groups.max(initial=-1)) + 1
+    weights = np.maximum(matches.scores.astype(np.float64), 1e-12)
+    total = np.bincount(groups, weights, count)
+    means = [np.bincount(groups, weights * matches.points2D[:, k], count) / total for k in (0, 1)]
+    _, first = np.unique(groups, return_index=True)
+    alone = np.bincount(groups, minlength=count) == 1
+    points2D = np.column_stack(means)
+    points2D[alone] = matches.points2D[first[alone]]  # not a bit of a pixel changes
+    if distance_px == 0:
+        points2D = matches.points2D[first]
+    joined = Correspondences(
+        points2D=points2D,
+        points3D_ids=matches.points3D_ids[first],
+        images=matches.images[first],
+        scores=np.bincount(groups, matches.scores, count).astype(np.float32),
+    )
+    return joined.select(np.lexsort((first, -joined.scores)))
+
+
+def _groups(matches: Correspondences, distance_px: float) -> IntArray:
+    """A number per match from 0 on; equal numbers are one observation."""
+    if distance_px == 0:
+        keys = np.column_stack([matches.points2D, matches.points3D_ids.astype(np.float64)])
+        return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    groups = np.full(len(matches), -1, dtype=np.int64)
+    # every round, the best match that is left of every point gathers those around it; there are
+    # about as many rounds as photos
+    order = np.lexsort((-matches.scores, matches.points3D_ids))
+    count = 0
+    while len(order):
+        ids = matches.points3D_ids[order]
+        starts = np.flatnonzero(np.diff(ids, prepend=ids[0] - 1))
+        leader = order[np.repeat(starts, np.diff(starts, append=len(ids)))]
+        offset = matches.points2D[order] - matches.points2D[leader]
+        near = (offset**2).sum(1) <= distance_px**2
+        number = np.cumsum(np.diff(ids, prepend=ids[0] - 1) != 0) - 1 + count
+        groups[order[near]] = number[near]
+        count += len(starts)
+        order = order[~near]
+    return groups
 
 
 def nearest_within(

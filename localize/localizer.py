@@ -3,21 +3,21 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from localize.confidence import pose_confidence
-from localize.groups import best_candidate
 from localize.intrinsics import QueryCamera, query_camera
-from localize.lift import Correspondences, LiftOptions, lift_matches
-from localize.pnp import MIN_MATCHES, PnPOptions, pose_covariance
+from localize.lift import lift_matches
+from localize.options import LocalizerOptions
 from localize.queries import Cameras, Query, read_queries
 from localize.results import Localization, unwritable_name
+from localize.second_round import photos_in_view
+from localize.solve import Solved, failed, solve
 from mapping.map import Map
 from matching.errors import InputError
 from matching.files import PathLike
@@ -25,32 +25,9 @@ from matching.images import read_image
 from matching.load import load_matcher
 from matching.matcher import ImageLike, Matcher
 from matching.progress import Progress, silent
-from matching.types import View
+from matching.types import Matches, View
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocalizerOptions:
-    """Settings of `Localizer`."""
-
-    top_k: int = 10  # map photos that a query is matched with
-    # inliers with which the matcher's quick encoding of a query is enough; with fewer the full one
-    # is tried as well (0: only the full one is used)
-    quick_min_inliers: int = 500
-    # a pose that is hardly better than chance counts as a failure; 0 keeps every pose
-    min_confidence: float = 0.05
-    min_shared_points: int = 5  # map points two photos share to show the same place
-    lift: LiftOptions = field(default_factory=LiftOptions)
-    pnp: PnPOptions = field(default_factory=PnPOptions)
-
-    def __post_init__(self) -> None:
-        if self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
-        if not 0 <= self.min_confidence <= 1:
-            raise ValueError(f"min_confidence must be in [0, 1], got {self.min_confidence}")
-        if self.min_shared_points < 1:
-            raise ValueError(f"min_shared_points must be at least 1, got {self.min_shared_points}")
 
 
 class Localizer:
@@ -83,6 +60,7 @@ class Localizer:
         self.options = options or LocalizerOptions()
         self._upright = bool(self.scene.info.options["apply_exif_orientation"])
         self._quick = self.matcher.quick() if self.options.quick_min_inliers > 0 else None
+        self._unreadable: set[str] = set()
 
     def localize(
         self,
@@ -90,6 +68,7 @@ class Localizer:
         camera: pycolmap.Camera | None = None,
         *,
         name: str | None = None,
+        retrieved: Sequence[str] | None = None,
     ) -> Localization:
         """Find the pose of one photo.
 
@@ -99,6 +78,8 @@ class Localizer:
             camera: Intrinsics, for this photo's size or a scaled one. Without them the focal
                 length comes from EXIF or from the map's cameras and is refined with the pose.
             name: The name in the result; by default the path, or "query" for an array.
+            retrieved: Map photos to compare it with, best first, for example of a published list,
+                instead of the map's own retrieval; cut to ``top_k``, unknown names are skipped.
 
         Returns:
             The pose, or a result with ``success`` False and the reason.
@@ -112,14 +93,15 @@ class Localizer:
         with _timed(timings, "encode"):
             view = (self._quick or self.matcher).encode(self._photo(image))
         known = query_camera(path, view.image_size, camera, name)
-        result = self._localize_view(view, known, name, timings)
-        return self._without_doubt(result, image, known, timings)
+        result = self._localize_view(view, known, name, timings, retrieved)
+        return self._without_doubt(result, image, known, timings, retrieved)
 
     def localize_all(
         self,
         images: PathLike | Sequence[PathLike],
         cameras: Cameras = None,
         *,
+        retrieved: Mapping[str, Sequence[str]] | None = None,
         on_result: Callable[[Localization], None] | None = None,
         progress: Progress = silent,
     ) -> dict[str, Localization]:
@@ -129,6 +111,8 @@ class Localizer:
             images: A photo, a folder, a list file or several paths, see
                 `localize.queries.read_queries`.
             cameras: Camera by name, or a list file ``name MODEL WIDTH HEIGHT PARAMS...``.
+            retrieved: Map photos to compare each query with by its name, see `localize`; queries
+                that are not in it use the map's own retrieval.
             on_result: Called with each result as soon as it is there, for example to keep it on
                 disk (`localize.results.append_result`).
             progress: Called around the loop over the photos.
@@ -150,14 +134,19 @@ class Localizer:
             timings: dict[str, float] = {}
             with _timed(timings, "encode"):
                 view = next(views)
-            result = self._localize_query(query, view, timings)
+            given = None if retrieved is None else retrieved.get(query.name)
+            result = self._localize_query(query, view, timings, given)
             results[query.name] = result
             if on_result is not None:
                 on_result(result)
         return results
 
     def _localize_query(
-        self, query: Query, view: View | InputError, timings: dict[str, float]
+        self,
+        query: Query,
+        view: View | InputError,
+        timings: dict[str, float],
+        given: Sequence[str] | None,
     ) -> Localization:
         """The pose of one of many photos; what is wrong with the photo is a reason, no error."""
         try:
@@ -167,9 +156,9 @@ class Localizer:
                 raise InputError(problem)
             camera = query_camera(query.path, view.image_size, query.camera, query.name)
         except InputError as error:
-            return _failed(query.name, str(error), None, timings)
-        result = self._localize_view(view, camera, query.name, timings)
-        return self._without_doubt(result, query.path, camera, timings)
+            return failed(query.name, str(error), None, timings)
+        result = self._localize_view(view, camera, query.name, timings, given)
+        return self._without_doubt(result, query.path, camera, timings, given)
 
     def _without_doubt(
         self,
@@ -177,6 +166,7 @@ class Localizer:
         image: ImageLike,
         camera: QueryCamera,
         timings: dict[str, float],
+        given: Sequence[str] | None,
     ) -> Localization:
         """The result, or that of the full encoding where the quick one left doubts."""
         sure = result.success and result.num_inliers >= self.options.quick_min_inliers
@@ -188,7 +178,7 @@ class Localizer:
         except InputError as error:  # readable a moment ago: removed or replaced meanwhile
             logger.warning("only the quick encoding of '%s' was used: %s", result.name, error)
             return result
-        again = self._localize_view(view, camera, result.name, timings)
+        again = self._localize_view(view, camera, result.name, timings, given)
         return result if result.confidence > again.confidence else again
 
     def _photo(self, image: ImageLike) -> ImageLike:
@@ -201,26 +191,79 @@ class Localizer:
             return image  # the matcher meets the same error and reports it in order
 
     def _localize_view(
-        self, view: View, camera: QueryCamera, name: str, timings: dict[str, float]
+        self,
+        view: View,
+        camera: QueryCamera,
+        name: str,
+        timings: dict[str, float],
+        given: Sequence[str] | None,
     ) -> Localization:
+        """Two rounds: against the retrieved photos, and against those that see the first pose."""
+        options = self.options
         with _timed(timings, "retrieve"):
-            found = self.scene.retrieve(view, self.matcher, self.options.top_k)
-            retrieved = tuple(r.name for r in found)
-        if not retrieved:
-            return _failed(
-                name, "no retrieved image: nothing to recognize in the photo", camera, timings
+            names = self._retrieved(view, given)
+        compared: list[_Compared] = []
+        solved = self._round(view, camera, name, names, compared, timings)
+        if solved.best is None or solved.result.confidence >= options.second_round_below:
+            return solved.result
+        with _timed(timings, "retrieve"):
+            more = photos_in_view(
+                self.scene,
+                solved.best,
+                [c.name for c in compared],
+                options.second_round_photos,
+                min_points=options.min_shared_points,
             )
+        if not more:
+            return solved.result
+        again = self._round(view, camera, name, more, compared, timings)
+        return max(solved, again, key=lambda s: s.rank).result
+
+    def _retrieved(self, view: View, given: Sequence[str] | None) -> list[str]:
+        if given is None:
+            found = self.scene.retrieve(view, self.matcher, self.options.top_k)
+            return [r.name for r in found]
+        known = set(self.scene.image_names)
+        return [name for name in given if name in known][: self.options.top_k]
+
+    def _round(
+        self,
+        view: View,
+        camera: QueryCamera,
+        name: str,
+        photos: Sequence[str],
+        compared: "list[_Compared]",
+        timings: dict[str, float],
+    ) -> Solved:
+        """Match more photos of the map and solve with all that were compared so far.
+
+        ``compared`` is extended.
+        """
         with _timed(timings, "match"):
-            views, ids = zip(*(self._observed(n) for n in retrieved), strict=True)
-            matches = self.matcher.match_many(view, views)
+            observed = [o for n in photos if (o := self._observed(n)) is not None]
+            found = self.matcher.match_many(view, [o.view for o in observed])
+            compared += [
+                replace(o, matches=matches) for o, matches in zip(observed, found, strict=True)
+            ]
+        if not compared:
+            reason = (
+                f"none of the {len(photos)} retrieved photos can be read from the map"
+                if photos
+                else "no retrieved image: nothing to recognize in the photo"
+            )
+            return Solved(result=failed(name, reason, camera, timings))
         with _timed(timings, "lift"):
             correspondences = lift_matches(
-                matches, [v.keypoints for v in views], ids, self.options.lift
+                [c.matches for c in compared],
+                [c.view.keypoints for c in compared],
+                [c.ids for c in compared],
+                self.options.lift,
             )
         with _timed(timings, "pose"):
-            return self._solve(correspondences, camera, name, retrieved, timings)
+            names = tuple(c.name for c in compared)
+            return solve(self.scene, correspondences, camera, name, names, self.options, timings)
 
-    def _observed(self, name: str) -> tuple[View, NDArray[np.int64]]:
+    def _observed(self, name: str) -> "_Compared | None":
         """A map photo with only those keypoints that see a map point, and these points.
 
         The others cannot give a 2D-3D match: leaving them out made matching 2.5 times faster at the
@@ -228,106 +271,24 @@ class Localizer:
         """
         ids = self.scene.point3D_ids(name)
         rows = np.flatnonzero(ids >= 0)
-        return self.matcher.at_keypoints(self.scene.load_view(name), rows), ids[rows]
-
-    def _solve(
-        self,
-        matches: Correspondences,
-        camera: QueryCamera,
-        name: str,
-        retrieved: tuple[str, ...],
-        timings: dict[str, float],
-    ) -> Localization:
-        """Best pose over the groups of retrieved photos, refined, judged."""
-        pnp = self.options.pnp
-        if len(matches) < max(pnp.min_inliers, MIN_MATCHES):
-            reason = f"too few matches with map points: {len(matches)} < {pnp.min_inliers}"
-            return _failed(name, reason, camera, timings, retrieved, matches)
-        best, rivals = best_candidate(
-            self.scene,
-            matches,
-            retrieved,
-            camera,
-            pnp,
-            min_shared_points=self.options.min_shared_points,
-        )
-        if best is None:
-            reason = f"no pose fits the {len(matches)} matches"
-            return _failed(name, reason, camera, timings, retrieved, matches)
-        inlier_mask = best.pose.inlier_mask
-        num_inliers = best.pose.num_inliers
-        chance = best.chance(pnp)
-        needed = max(pnp.min_inliers, chance + 1)
-        if best.num_explained < needed:
-            reason = f"too few inliers: {best.num_explained} of {len(best.matches)} < {needed}"
-            return _failed(name, reason, camera, timings, retrieved, best.matches, inlier_mask)
-        covariance = pose_covariance(
-            best.pose,
-            best.matches.points2D,
-            best.points3D,
-            pnp,
-            refine_intrinsics=camera.source != "given",
-        )
-        if covariance is None:
-            reason = f"the {num_inliers} inliers do not determine the pose"
-            return _failed(name, reason, camera, timings, retrieved, best.matches, inlier_mask)
-        confidence = pose_confidence(
-            num_inliers=best.num_explained,
-            support=best.support,
-            chance=chance,
-            num_outliers=len(best.matches) - num_inliers,
-            rival_support=max((r.support for r in rivals), default=0.0),
-            relative_std=best.relative_std(covariance),
-        )
-        if confidence < self.options.min_confidence:
-            reason = (
-                f"hardly better than chance: confidence {confidence:.3f} < "
-                f"{self.options.min_confidence:g} with {num_inliers} of {len(best.matches)} inliers"
-            )
-            return _failed(name, reason, camera, timings, retrieved, best.matches, inlier_mask)
-        return Localization(
-            name=name,
-            success=True,
-            cam_from_world=best.pose.cam_from_world,
-            camera=best.pose.camera,
-            camera_source=camera.source,
-            num_inliers=num_inliers,
-            num_matches=len(best.matches),
-            confidence=confidence,
-            covariance=covariance,
-            retrieved=retrieved,
-            points2D=best.matches.points2D,
-            points3D_ids=best.matches.points3D_ids,
-            inlier_mask=inlier_mask,
-            timings_s=timings,
-        )
+        try:
+            view = self.scene.load_view(name)
+        except InputError as error:
+            if name not in self._unreadable:  # once per photo, not once per query
+                self._unreadable.add(name)
+                logger.warning("map photo '%s' is skipped: %s", name, error)
+            return None
+        return _Compared(name=name, view=self.matcher.at_keypoints(view, rows), ids=ids[rows])
 
 
-def _failed(
-    name: str,
-    reason: str,
-    camera: QueryCamera | None,
-    timings: dict[str, float],
-    retrieved: tuple[str, ...] = (),
-    matches: Correspondences | None = None,
-    inlier_mask: NDArray[np.bool_] | None = None,
-) -> Localization:
-    num_matches = 0 if matches is None else len(matches)
-    mask = np.zeros(num_matches, np.bool_) if inlier_mask is None else inlier_mask
-    return Localization(
-        name=name,
-        success=False,
-        reason=reason,
-        camera=None if camera is None else camera.camera,
-        camera_source="estimated" if camera is None else camera.source,
-        num_inliers=int(mask.sum()),
-        num_matches=num_matches,
-        retrieved=retrieved,
-        points2D=np.zeros((0, 2)) if matches is None else matches.points2D,
-        points3D_ids=np.zeros(0, np.int64) if matches is None else matches.points3D_ids,
-        inlier_mask=mask,
-        timings_s=timings,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """A map photo with the keypoints that see map points, and its matches with the query."""
+
+    name: str
+    view: View
+    ids: NDArray[np.int64]
+    matches: Matches = field(default_factory=Matches.empty)
 
 
 @contextmanager

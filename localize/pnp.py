@@ -27,6 +27,8 @@ class PnPOptions:
     loss_scale_px: float = 1.0  # error beyond which the Cauchy loss of the refinement flattens
     max_iterations: int = 20_000  # most samples drawn by RANSAC
     success_probability: float = 0.9999  # RANSAC stops when a better pose is less likely than 1 - p
+    # draw samples from the first matches at first, which callers give best first (PROSAC)
+    progressive_sampling: bool = True
     # of a camera from EXIF or a guess: the distortion too, not the focal length alone
     refine_distortion: bool = True
     seed: int = 0  # of the random samples
@@ -368,6 +370,7 @@ def _ransac(
         "max_iterations": min(max_iterations or options.max_iterations, options.max_iterations),
         "min_iterations": 100,
         "success_prob": options.success_probability,
+        "progressive_sampling": options.progressive_sampling,
         "seed": options.seed,
     }
     found, info = poselib.estimate_absolute_pose(

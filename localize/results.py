@@ -41,6 +41,7 @@ class Localization:
         points2D: The matches given to RANSAC, (M, 2) pixels of the upright photo.
         points3D_ids: Their map points, (M,).
         inlier_mask: Which of them the pose explains, (M,).
+        scores: How sure the matcher is of them, (M,); only comparable within a query.
         timings_s: Seconds per step.
     """
 
@@ -58,6 +59,7 @@ class Localization:
     points2D: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
     points3D_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     inlier_mask: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    scores: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     timings_s: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -102,6 +102,9 @@ class FakeMap:
     def camera(self, name: str) -> pycolmap.Camera:
         return self.camera_of[name]
 
+    def cam_from_world(self, name: str) -> pycolmap.Rigid3d:
+        return self.poses[name]
+
     def covisible(self, name: str) -> dict[str, int]:
         own = self.point3D_ids(name)
         shared = {

@@ -115,9 +115,7 @@ def test_parts_of_one_place_are_merged() -> None:
 def test_no_matches_give_no_candidate() -> None:
     rng = np.random.default_rng(0)
     scene = make_place(rng)
-    none = Correspondences(
-        points2D=np.zeros((0, 2)), points3D_ids=np.zeros(0, np.int64), images=np.zeros(0, np.int64)
-    )
+    none = Correspondences.concatenate([])
     camera = QueryCamera(camera=make_camera(), source="given")
     best, rivals = best_candidate(
         scene, none, scene.image_names, camera, OPTIONS, min_shared_points=5

@@ -1,0 +1,36 @@
+"""Settings of `localize.localizer.Localizer`."""
+
+from dataclasses import dataclass, field
+
+from localize.lift import LiftOptions
+from localize.pnp import PnPOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizerOptions:
+    """Settings of `Localizer`."""
+
+    top_k: int = 10  # map photos that a query is matched with
+    # inliers with which the matcher's quick encoding of a query is enough; with fewer the full one
+    # is tried as well (0: only the full one is used)
+    quick_min_inliers: int = 500
+    # a second round matches up to so many map photos that see what the camera sees from the pose
+    # of the first but were not retrieved; 0: none
+    second_round_photos: int = 5
+    second_round_below: float = 0.8  # only poses of less confidence get a second round
+    # a pose that is hardly better than chance counts as a failure; 0 keeps every pose
+    min_confidence: float = 0.05
+    min_shared_points: int = 5  # map points two photos share to show the same place
+    lift: LiftOptions = field(default_factory=LiftOptions)
+    pnp: PnPOptions = field(default_factory=PnPOptions)
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {self.top_k}")
+        if self.second_round_photos < 0:
+            raise ValueError(f"second_round_photos must be >= 0, got {self.second_round_photos}")
+        for name in ("second_round_below", "min_confidence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.min_shared_points < 1:
+            raise ValueError(f"min_shared_points must be at least 1, got {self.min_shared_points}")
