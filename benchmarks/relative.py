@@ -3,9 +3,10 @@
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import poselib
@@ -31,6 +32,8 @@ _NUM_CACHED_VIEWS = 64  # encoded photos kept: neighbouring pairs share photos
 @dataclass(frozen=True, kw_only=True)
 class PairsOptions:
     """Protocol of `benchmark pairs`. Scores move by points with it: reports state it."""
+
+    SCORING: ClassVar[tuple[str, ...]] = ("max_error_px", "seed")  # matches serve any of them
 
     gaps: tuple[int, int] = (1, 3)  # places apart in the sorted photos; not used by pairs.json
     ground_truth: str | None = None  # a COLMAP model in place of sparse_gt or pairs.json
@@ -76,17 +79,27 @@ def match_pairs(
     matcher: Matcher,
     options: PairsOptions,
     *,
+    numbers: Sequence[int] | None = None,
     progress: Progress = silent,
 ) -> None:
     """Write the matches of every pair to ``folder``, one file each; those there are kept.
+
+    Args:
+        pair_set: The pairs.
+        folder: Of the files, which are named by the number of their pair.
+        matcher: Any.
+        options: The protocol.
+        numbers: Only these pairs; None for all.
+        progress: Wraps the loop.
 
     Raises:
         InputError: A photo cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     photos = _Photos(pair_set, matcher, options)
-    for number, pair in enumerate(progress(pair_set.pairs, "match", total=len(pair_set.pairs))):
-        file = _file(folder, number)
+    wanted = range(len(pair_set.pairs)) if numbers is None else numbers
+    for number in progress(wanted, "match", total=len(wanted)):
+        pair, file = pair_set.pairs[number], _file(folder, number)
         if file.exists():
             continue
         view0, K0 = photos.framed(pair, 0)

@@ -30,6 +30,7 @@ class ImagePair:
         camera0: Intrinsics of photo 0 as stored, with its distortion; None if nobody knows them.
         camera1: The same of photo 1.
         cam1_from_cam0: True relative pose, (4, 4), any scale; None if nobody knows it.
+        group: Scene or overlap band that the pair's score is also listed under, or "".
     """
 
     image0: str
@@ -37,15 +38,28 @@ class ImagePair:
     camera0: pycolmap.Camera | None
     camera1: pycolmap.Camera | None
     cam1_from_cam0: FloatArray | None
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairSet:
-    """The pairs of a data set; ``model`` keeps alive the cameras that they share."""
+    """The pairs of a data set.
+
+    Attributes:
+        images: Folder that the names of the photos are relative to.
+        pairs: In the order of the list.
+        model: Keeps alive the cameras that the pairs share.
+        title: As reports print it.
+        published: Key of the published rows to print beside ours (`benchmarks.published`), or "".
+        num_published: How many pairs the publishers count.
+    """
 
     images: Path
     pairs: tuple[ImagePair, ...]
     model: pycolmap.Reconstruction | None = None
+    title: str = "image pairs"
+    published: str = ""
+    num_published: int | None = None
 
 
 def read_pairs(
