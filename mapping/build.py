@@ -1,31 +1,22 @@
 """`build_map`: photos in, a map on disk out; a killed run continues where it was."""
 
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
 from mapping.camera_groups import assign_cameras
-from mapping.cameras import read_model
 from mapping.database import database_bytes, posed_reconstruction, verify_pairs, write_database
-from mapping.info import (
-    FORMAT_VERSION,
-    MapImage,
-    MapInfo,
-    groundloc_version,
-    hash_files,
-    info_to_json,
-    map_identity,
-)
+from mapping.finish import Descriptors, finish_map
+from mapping.info import map_identity
+from mapping.inputs import Poses, given_cameras, hash_inputs, read_known_poses
 from mapping.map import Map
 from mapping.options import MapOptions, RetrievalOptions
 from mapping.pair_matches import match_pairs
@@ -53,16 +44,13 @@ from mapping.store import (
 from mapping.tracks import share_keypoints
 from mapping.workspace import Workspace, locked_workspace
 from matching.errors import InputError
-from matching.files import PathLike, atomic_file
+from matching.files import PathLike
 from matching.matcher import Matcher
 from matching.options import first_difference, options_as_dict
 from matching.progress import Progress, silent
 from matching.types import View
 
 logger = logging.getLogger(__name__)
-
-Poses = dict[str, tuple[pycolmap.Camera, pycolmap.Rigid3d]]
-Descriptors = dict[str, NDArray[np.float32]]
 
 
 def build_map(
@@ -155,89 +143,6 @@ def _finished_map(workspace: Workspace, identity: dict[str, Any], *, overwrite: 
         f"the map '{workspace.map_path}' was made with {what}: extend it by new photos "
         "(--extend), overwrite it (--overwrite), or give another folder"
     )
-
-
-def read_known_poses(
-    known_poses: PathLike | pycolmap.Reconstruction, names: Sequence[str]
-) -> Poses:
-    """Camera and cam_from_world of the photos that a COLMAP model holds.
-
-    Raises:
-        InputError: The model is damaged, or holds none of the photos.
-    """
-    if isinstance(known_poses, pycolmap.Reconstruction):
-        model, where = known_poses, "the given model"
-    else:
-        model, where = read_model(known_poses), f"'{known_poses}'"
-    wanted = set(names)
-    images = [model.image(i) for i in model.reg_image_ids()]
-    poses = {
-        # copies: cameras of a model end with it
-        i.name: (pycolmap.Camera(model.camera(i.camera_id).todict()), i.cam_from_world())
-        for i in images
-        if i.name in wanted
-    }
-    if not poses:
-        example = f"'{images[0].name}'" if images else "nothing"
-        photo = f"'{names[0]}'" if names else "none"
-        raise InputError(
-            f"{where} has no pose of any photo: it names {example}, the photos are {photo} ..."
-        )
-    return poses
-
-
-def given_cameras(
-    cameras: Mapping[str, pycolmap.Camera] | None, names: Collection[str], images: PathLike
-) -> dict[str, pycolmap.Camera]:
-    """The cameras of a list that are of photos in a folder; warns of photos in only one of them.
-
-    Raises:
-        InputError: The list names none of the photos.
-    """
-    if not cameras:
-        return {}
-    given = {name: camera for name, camera in cameras.items() if name in names}
-    if not given:
-        raise InputError(
-            f"none of the photos in '{images}' is in the camera list, which names "
-            f"'{next(iter(cameras))}' first"
-        )
-    unknown = [name for name in cameras if name not in names]
-    if unknown:
-        logger.warning(
-            "%d names of the camera list are no photos in '%s', e.g. %s",
-            len(unknown), images, unknown[0],
-        )  # fmt: skip
-    without = [name for name in names if name not in given]
-    if without:
-        logger.warning("%d photos without a given camera, e.g. %s", len(without), without[0])
-    return given
-
-
-def _hash_cameras(cameras: Mapping[str, pycolmap.Camera]) -> str:
-    lines = [
-        f"{n} {c.model.name} {c.width} {c.height} {c.params.tolist()}"
-        for n, c in sorted(cameras.items())
-    ]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def hash_inputs(
-    poses: Poses | None,
-    cameras: Mapping[str, pycolmap.Camera],
-    pairs: Sequence[Pair] | None = None,
-) -> dict[str, Any]:
-    """Hashes of given poses, cameras and pairs; None for what is not given."""
-    of_poses = None
-    if poses:
-        lines = [f"{n} {pose.matrix().tolist()}" for n, (_, pose) in sorted(poses.items())]
-        lines.append(_hash_cameras({n: camera for n, (camera, _) in poses.items()}))
-        of_poses = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return {
-        "known_poses": of_poses,
-        "cameras": _hash_cameras(cameras) if cameras else None,
-        "pairs": None if pairs is None else hashlib.sha256(repr(pairs).encode()).hexdigest(),
-    }
 
 
 class _Build:
@@ -436,58 +341,6 @@ def similar_photos(
         return [r.name for r in found if r.name != name][:top_k]
 
     return similar
-
-
-def finish_map(
-    workspace: Workspace,
-    result: ReconstructionResult,
-    photos: Sequence[Photo | MapImage],
-    descriptors: Descriptors,
-    retrieval: RetrievalOptions,
-    details: dict[str, Any],
-) -> Map:
-    """Index the photos with a pose, write ``map.json``, publish all files, open the map.
-
-    Args:
-        workspace: Holds ``sparse/``, ``database.db`` and ``features.h5`` of the new map.
-        result: The model, and all photos without a pose.
-        photos: All photos the map was asked to use.
-        descriptors: Global descriptor per photo.
-        retrieval: Options of the index.
-        details: The fields of `MapInfo` that only the caller knows.
-    """
-    model = result.model
-    registered = sorted(model.image(i).name for i in model.reg_image_ids())
-    index_file = workspace.stages / "retrieval.faiss"
-    if not index_file.exists():
-        index = build_index(np.array([descriptors[name] for name in registered]), retrieval)
-        with atomic_file(index_file) as temporary:
-            # through memory: FAISS itself does not tell why it cannot write
-            temporary.write_bytes(faiss.serialize_index(index).tobytes())
-    model_files = (workspace.stages / SPARSE).glob("*.bin")
-    files = [f"{SPARSE}/{file.name}" for file in model_files]
-    files += ["database.db", "features.h5", "retrieval.faiss"]
-    info = MapInfo(
-        format_version=FORMAT_VERSION,
-        groundloc_version=groundloc_version(),
-        images=tuple(
-            MapImage(
-                name=photo.name,
-                size_bytes=photo.size_bytes,
-                mtime_ns=photo.mtime_ns,
-                registered=photo.name not in result.not_registered,
-            )
-            for photo in photos
-        ),
-        not_registered=dict(sorted(result.not_registered.items())),
-        num_points3D=model.num_points3D(),
-        num_observations=model.compute_num_observations(),
-        mean_reprojection_error_px=model.compute_mean_reprojection_error(),
-        files=hash_files(workspace.stages, files),
-        **details,
-    )
-    workspace.publish(info_to_json(info))
-    return Map.open(workspace.map_path)
 
 
 def _too_few(num_good: int, num_all: int, bad: Mapping[str, str]) -> str:

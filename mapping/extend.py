@@ -12,14 +12,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from mapping.build import (
-    Poses,
-    finish_map,
-    given_cameras,
-    hash_inputs,
-    read_known_poses,
-    similar_photos,
-)
+from mapping.build import similar_photos
 from mapping.camera_groups import assign_cameras
 from mapping.cameras import camera_from_image
 from mapping.database import (
@@ -29,6 +22,8 @@ from mapping.database import (
     verify_pairs,
     write_database,
 )
+from mapping.finish import finish_map
+from mapping.inputs import Poses, given_cameras, hash_inputs, read_known_poses
 from mapping.map import Map
 from mapping.options import MapOptions
 from mapping.pair_matches import match_pairs

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mapping import Map, MapOptions, PairOptions, ReconstructionOptions, build_map
-from mapping.build import given_cameras
+from mapping.inputs import given_cameras
 from mapping.reconstruct import structure_from_motion
 from matching import InputError
 from tests.mapping.conftest import Place
