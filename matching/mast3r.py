@@ -28,10 +28,11 @@ from matching.encoded import (
 )
 from matching.errors import InputError
 from matching.files import PathLike
+from matching.focal import focal_from_pointmap
 from matching.images import read_image
 from matching.keypoints import choose_keypoints
 from matching.matcher import ImageLike, Matcher
-from matching.network import Encoding, PairNetwork, Want
+from matching.network import NOTHING, Encoding, PairNetwork, Want
 from matching.network.engine import Engine, EngineOptions
 from matching.options import options_as_dict
 from matching.pair_decoding import PairDecoder, Side
@@ -338,6 +339,25 @@ class Mast3rMatcher(Matcher):
             in_camera1=(map01, map11),
             confidence_in_camera1=(conf01, conf11),
         )
+
+    def focal_px(self, view: View, others: Sequence[View] = ()) -> float | None:
+        """Median of the focal lengths of the photo's point maps; see `Matcher.focal_px`."""
+        partners = [other for other in others if not is_blank(other)] or [view]
+        if is_blank(view):
+            return None
+        frame = frame_of(view)
+        middle = frame.to_network(np.array([view.image_size]) / 2)
+        principal_point = torch.from_numpy(middle - 0.5).float().to(self.engine.device)
+        focal_lengths: list[float] = []
+        for partner in partners:
+            own, _ = self.engine.decode(
+                self._encoding([view]), self._encoding([partner]), Want(pointmap=True), NOTHING
+            )
+            assert own.pointmap is not None
+            # fields of view from 100 to 19 degrees, the limits of MASt3R's sparse alignment
+            focal = focal_from_pointmap(own.pointmap, principal_point, min_focal=0.5, max_focal=3.5)
+            focal_lengths += focal.tolist()
+        return float(np.median(focal_lengths)) * float(np.mean(frame.scale))
 
 
 def _whole(view: View) -> Side:

@@ -106,6 +106,18 @@ class Matcher(ABC):
         """The view with only some of its keypoints, in the order of ``rows`` (M,)."""
         return replace(view, keypoints=view.keypoints[rows])
 
+    def focal_px(self, view: View, others: Sequence[View] = ()) -> float | None:
+        """Focal length of an encoded photo as the matcher sees it, pixels of the photo.
+
+        Args:
+            view: The photo.
+            others: Photos of the same place, whose views help; by default it is looked at alone.
+
+        Returns:
+            None if the matcher cannot tell: it predicts no point maps, or the photo is blank.
+        """
+        return None
+
     def quick(self) -> "Matcher | None":
         """A matcher with a cheaper encoding that this matcher's encodings can be matched with.
 

@@ -263,6 +263,19 @@ def test_geometry_of_a_pair(matcher: Mast3rMatcher, view: View) -> None:
     assert matcher.predict(view, blank) is None and matcher.predict(blank, view) is None
 
 
+def test_the_focal_length_of_a_photo_is_that_of_its_point_map(
+    matcher: Mast3rMatcher, view: View
+) -> None:
+    geometry = matcher.predict(view, view)
+    assert geometry is not None
+    alone = matcher.focal_px(view)
+    assert alone == pytest.approx(geometry.focal_px(0), rel=1e-4)
+    blank = matcher.encode(np.zeros((30, 40, 3), np.uint8))
+    assert matcher.focal_px(view, [view, blank, view]) == pytest.approx(alone, rel=1e-6)
+    assert matcher.focal_px(view, [blank]) == pytest.approx(alone, rel=1e-6)
+    assert matcher.focal_px(blank, [view]) is None
+
+
 @pytest.fixture(scope="module")
 def dust3r() -> PairNetwork:
     """A DUSt3R with random weights, the same on both sides."""
