@@ -319,11 +319,36 @@ class SmallNetwork(PairNetwork):
         """The head and its activations for one view."""
         if not want.anything:
             return Prediction()
-        width, height = encoding.image_size
-        joined = torch.cat([encoding.tokens.float(), self.dec_norm(tokens)], -1)
+        values = self.outputs(
+            encoding.tokens, tokens, encoding.extras, encoding.image_size, want.dense, want.pixels
+        )
+        names = ("pointmap", "confidence", "descriptors", "descriptor_confidence")
+        return Prediction(**dict(zip(names, values, strict=True)))
+
+    def outputs(
+        self,
+        encoded: Tensor,
+        decoded: Tensor,
+        skips: Mapping[str, Tensor],
+        image_size: tuple[int, int],
+        want: Want,
+        pixels: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        """The four fields of a `Prediction`, from plain tensors: what is worth compiling as one.
+
+        Args:
+            encoded: The encoder's tokens, (B, N, C).
+            decoded: The decoder's, (B, N, C'), before the last norm.
+            skips: Stem features by name.
+            image_size: (width, height) pixels.
+            want: What to compute.
+            pixels: As `Want.pixels`.
+        """
+        width, height = image_size
+        joined = torch.cat([encoded.float(), self.dec_norm(decoded)], -1)
         points, descriptors = self.head(
             joined.to(self.head.tokens.weight.dtype),
-            encoding.extras,
+            skips,
             (height // self.config.patch_size, width // self.config.patch_size),
             want,
         )
@@ -334,20 +359,15 @@ class SmallNetwork(PairNetwork):
                 points[..., 3].clamp_max(_MAX_LOG_CONFIDENCE), self.config.conf_mode
             )
         if descriptors is not None:
-            if want.pixels is not None:
-                cells = pixels_to_cells(want.pixels + 0.5, self.descriptor_stride)
+            if pixels is not None:
+                cells = pixels_to_cells(pixels + 0.5, self.descriptor_stride)
                 descriptors = sample_bilinear(descriptors, cells)
             unit = F.normalize(descriptors[..., :-1], dim=-1)
             descriptor_confidence = activate_confidence(
                 descriptors[..., -1].clamp(-_MAX_LOG_CONFIDENCE, _MAX_LOG_CONFIDENCE),
                 self.config.desc_conf_mode or self.config.conf_mode,
             )
-        return Prediction(
-            pointmap=pointmap,
-            confidence=confidence,
-            descriptors=unit,
-            descriptor_confidence=descriptor_confidence,
-        )
+        return pointmap, confidence, unit, descriptor_confidence
 
 
 def _bounded_points(raw: Tensor) -> Tensor:

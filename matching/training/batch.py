@@ -1,6 +1,7 @@
 """Batches of rendered image pairs with exact geometry: what the training loop consumes."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -9,6 +10,7 @@ from matching.training.draft import Palette
 from matching.training.geometry import backproject, rigid_inverse
 from matching.training.lighting import draw_lights
 from matching.training.overlap import draw_overlapping
+from matching.training.recording import Recording
 from matching.training.render import render_images
 from matching.training.scenes import draw_stage
 from matching.training.sensor import develop
@@ -45,6 +47,8 @@ class PairWorld:
         textures_per_style: More is more varied; 24 take some seconds.
         texture_size: Pixels per side, a power of two.
         correspondences: N, per pair.
+        recorded: Record the drawing of each size of batch as a CUDA graph and replay it: the same
+            batches, several times as fast. Nothing to the CPU.
     """
 
     def __init__(
@@ -55,8 +59,11 @@ class PairWorld:
         textures_per_style: int = 24,
         texture_size: int = 256,
         correspondences: int = 512,
+        recorded: bool = False,
     ) -> None:
         self.device = torch.device(device)
+        self.recorded = recorded and self.device.type == "cuda"
+        self._recordings: dict[tuple[int, tuple[int, int]], Recording] = {}
         self.correspondences = correspondences
         self.palette = Palette.paint(
             texture_seed, per_style=textures_per_style, size=texture_size, device=self.device
@@ -82,7 +89,26 @@ class PairWorld:
             raise ValueError(f"difficulty must be in [0, 1], got {difficulty}")
         if pairs < 1 or min(image_size) < 1:
             raise ValueError(f"need pairs >= 1 and a size, got {pairs} of {image_size}")
+        if self.recorded:
+            key = (pairs, image_size)
+            if key not in self._recordings:
+                draw = partial(self._tensors, pairs=pairs, image_size=image_size)
+                self._recordings[key] = Recording(draw, self.device)
+            return PairBatch(**self._recordings[key](seed, difficulty))
         generator = torch.Generator(self.device).manual_seed(seed)
+        # as a recording gets it, and not rounded otherwise
+        amount = torch.full((), difficulty, device=self.device)
+        return PairBatch(**self._tensors(generator, amount, pairs=pairs, image_size=image_size))
+
+    def _tensors(
+        self,
+        generator: torch.Generator,
+        difficulty: torch.Tensor,
+        *,
+        pairs: int,
+        image_size: tuple[int, int],
+    ) -> dict[str, torch.Tensor]:
+        """The fields of a batch."""
         stage = draw_stage(pairs, generator, self.palette, difficulty=difficulty)
         cameras = draw_overlapping(stage, image_size, generator, difficulty=difficulty)
         lights = draw_lights(
@@ -102,12 +128,14 @@ class PairWorld:
         width, height = image_size
         depth = frames.depth.reshape(pairs, 2, height, width)
         images = photos.reshape(pairs, 2, 3, height, width)
-        return make_batch(
-            images.half() if self.device.type == "cuda" else images,
-            depth,
-            cameras,
-            generator,
-            self.correspondences,
+        return vars(
+            make_batch(
+                images.half() if self.device.type == "cuda" else images,
+                depth,
+                cameras,
+                generator,
+                self.correspondences,
+            )
         )
 
 

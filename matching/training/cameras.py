@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from matching.training.geometry import constant
+from matching.training.geometry import Amount, constant
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -62,7 +62,7 @@ def draw_camera_pairs(
     image_size: tuple[int, int],
     generator: torch.Generator,
     *,
-    difficulty: float,
+    difficulty: Amount,
 ) -> CameraPairs:
     """Draw two cameras per scene that look at about the same thing.
 
@@ -80,7 +80,7 @@ def draw_camera_pairs(
     """
     count, device = len(low), low.device
 
-    def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
+    def uniform(*shape: int, low: Amount = 0.0, high: Amount = 1.0) -> torch.Tensor:
         return low + (high - low) * torch.rand((count, *shape), generator=generator, device=device)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -104,7 +104,7 @@ def draw_camera_pairs(
     focal = torch.exp(uniform(low=np.log(0.55), high=np.log(1.6)))
     long_lens = uniform() < 0.12 * difficulty
     focal = torch.where(long_lens, uniform(low=1.2, high=FOCAL_WIDTHS[1]), focal)
-    spread = np.log(MAX_ZOOM) * difficulty
+    spread = float(np.log(MAX_ZOOM)) * difficulty
     ratio = torch.exp(uniform(low=-spread, high=spread) * (uniform() < 0.5).float())
     other = (focal * ratio).clamp(*FOCAL_WIDTHS)
     focals = torch.stack([focal, other], 1) * longest

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from matching.training.geometry import constant
+from matching.training.geometry import Amount, constant
 from matching.training.textures import TextureBank, paint
 from matching.training.world import (
     AXES,
@@ -115,7 +115,7 @@ class Draft:
     """
 
     def __init__(
-        self, count: int, generator: torch.Generator, palette: Palette, one_view: float
+        self, count: int, generator: torch.Generator, palette: Palette, one_view: Amount
     ) -> None:
         self.count = count
         self.generator = generator

@@ -4,6 +4,8 @@ import functools
 
 import torch
 
+Amount = float | torch.Tensor  # a number, on the host or (0-dimensional) on the device
+
 
 @functools.cache
 def constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from matching.training.draft import Palette
-from matching.training.geometry import constant
+from matching.training.geometry import Amount, constant
 from matching.training.light import (
     CLOUD_WEIGHT,
     CLOUDS,
@@ -29,7 +29,7 @@ def draw_lights(
     palette: Palette,
     generator: torch.Generator,
     *,
-    difficulty: float,
+    difficulty: Amount,
 ) -> torch.Tensor:
     """Light of both images of B pairs.
 
@@ -48,7 +48,7 @@ def draw_lights(
     second = _draw(low, high, indoor, palette, generator)
     count, device = len(low), low.device
 
-    def chance(probability: float) -> torch.Tensor:
+    def chance(probability: Amount) -> torch.Tensor:
         draw = torch.rand((count, 1), generator=generator, device=device)
         return draw < probability
 

@@ -211,6 +211,29 @@ def local_matching_loss(
     radius: int = 3,
     temperature: float = 0.05,
 ) -> tuple[Tensor, Tensor]:
+    """Means of `local_matching_errors` over the correspondences that count, (), ()."""
+    cross_entropy, distance, usable = local_matching_errors(
+        descriptors,
+        grid,
+        positions,
+        valid,
+        centers=centers,
+        radius=radius,
+        temperature=temperature,
+    )
+    return masked_mean(cross_entropy, usable), masked_mean(distance, usable)
+
+
+def local_matching_errors(
+    descriptors: Tensor,
+    grid: Tensor,
+    positions: Tensor,
+    valid: Tensor,
+    *,
+    centers: Tensor,
+    radius: int = 3,
+    temperature: float = 0.05,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Teach descriptors to peak at the exact place within a small window of the other image.
 
     The similarities of one descriptor with the cells of a window, softmaxed, are compared with
@@ -228,8 +251,9 @@ def local_matching_loss(
         temperature: Divides the similarities.
 
     Returns:
-        The mean cross-entropy in nats, and the mean distance of the expected from the true
-        position in cells, over the valid correspondences whose true cells lie in the window.
+        The cross-entropy in nats, (B, N), the distance of the expected from the true position in
+        cells, (B, N), and which of them count: the valid correspondences whose true cells lie in
+        the window, (B, N) bool.
     """
     height, width, channels = grid.shape[1:]
     steps = torch.arange(-radius, radius + 1, device=grid.device)
@@ -259,7 +283,7 @@ def local_matching_loss(
     difference = torch.where(usable[..., None], expected - positions, 0)
     # a root of exactly zero has no gradient
     distance = (difference.square().sum(-1) + 1e-6).sqrt()
-    return masked_mean(cross_entropy, usable), masked_mean(distance, usable)
+    return cross_entropy, distance, usable
 
 
 def match_odds_loss(confidence: Tensor, is_right: Tensor, counted: Tensor) -> Tensor:

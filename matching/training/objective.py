@@ -1,8 +1,10 @@
 """What the small network is trained for: the losses joined, and the numbers that are logged."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,10 +14,11 @@ from matching.descriptor_grid import pixels_to_cells, sample_bilinear
 from matching.network.prediction import Prediction
 from matching.network.small import SmallNetwork
 from matching.training.batch import PairBatch
+from matching.training.geometry import rigid_inverse
 from matching.training.losses import (
     confidence_weighted_loss,
     info_nce,
-    local_matching_loss,
+    local_matching_errors,
     masked_mean,
     match_odds_loss,
     pointmap_errors,
@@ -33,9 +36,9 @@ class LossOptions:
     """Weights and constants of the joined loss."""
 
     matching_weight: float = 1.0  # InfoNCE, mean over visible correspondences, nats
-    local_weight: float = 0.5  # cross-entropy inside the window, nats
-    local_error_weight: float = 0.5  # distance of the expected from the true place, cells
-    odds_weight: float = 0.2  # descriptor confidence as the odds of a right match
+    local_weight: float = 1.0  # cross-entropy inside the window, nats
+    local_error_weight: float = 1.0  # distance of the expected from the true place, cells
+    odds_weight: float = 0.5  # descriptor confidence as the odds of a right match
     regression_weight: float = 0.3  # confidence-weighted point maps
     retrieval_weight: float = 0.1  # global descriptors, the pair against the batch
     temperature: float = 0.05  # of InfoNCE and of the window
@@ -43,11 +46,17 @@ class LossOptions:
     local_correspondences: int = 256  # per pair that get a window; the costliest part of the loss
     local_radius_cells: int = 3  # half the side of the window
     local_jitter_cells: int = 1  # how far the window's centre may be from the truth's cell
-    right_within_px: float = 3.0  # a match is right for the confidence up to this error
+    # a match is right for the confidence if the best of all sampled places is this near to the
+    # truth, and the expected place inside the window that near
+    right_within_px: float = 3.0
+    exact_within_px: float = 1.0
     max_distance: float = 20.0  # targets beyond this many times the pair's median are not regressed
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "retrieval_temperature", "right_within_px", "max_distance"):
+        for name in (
+            *("temperature", "retrieval_temperature", "max_distance"),
+            *("right_within_px", "exact_within_px"),
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         for name, least in (
@@ -83,6 +92,8 @@ def joined_loss(
     correspondences: Correspondences,
     options: LossOptions,
     generator: torch.Generator | None = None,
+    *,
+    compile: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The training loss of a batch.
 
@@ -94,6 +105,7 @@ def joined_loss(
         correspondences: From `matching.training.samples.sample_correspondences`.
         options: Weights and constants.
         generator: For the jitter of the windows, on the batch's device.
+        compile: Compile the parts that move the most memory.
 
     Returns:
         The loss, and the metrics of `METRIC_NAMES` as one detached vector, both on the device.
@@ -105,23 +117,29 @@ def joined_loss(
     descriptors0 = F.normalize(sample_bilinear(maps0.descriptors, cells0), dim=-1)  # (B, N, D)
     descriptors1 = F.normalize(sample_bilinear(maps1.descriptors, cells1), dim=-1)
 
-    losses = info_nce(descriptors0, descriptors1, temperature=options.temperature)
+    losses, right0, right1 = _either(_contrast, compile)(
+        descriptors0,
+        descriptors1,
+        correspondences.positions0,
+        correspondences.positions1,
+        options.temperature,
+        options.right_within_px,
+    )
     matching = masked_mean(losses, visible)
-    right0, right1 = _found(descriptors0, descriptors1, correspondences, options.right_within_px)
     accuracy = masked_mean((right0 & right1).float(), visible)
-    odds = _odds(maps0, cells0, right0 & visible) + _odds(maps1, cells1, right1 & visible)
 
-    local = local_error = torch.zeros((), device=visible.device)
+    local = local_error = odds = torch.zeros((), device=visible.device)
     every = slice(None, None, max(1, visible.shape[1] // options.local_correspondences))
-    for own, other, cells in (
-        (descriptors0[:, every], maps1.descriptors, cells1[:, every]),
-        (descriptors1[:, every], maps0.descriptors, cells0[:, every]),
+    for maps, own, own_cells, right, other, cells in (
+        (maps0, descriptors0, cells0, right0, maps1.descriptors, cells1),
+        (maps1, descriptors1, cells1, right1, maps0.descriptors, cells0),
     ):
+        own, own_cells, right, cells = (x[:, every] for x in (own, own_cells, right, cells))
         shape = (*cells.shape[:-1], 2)
         jitter = torch.rand(shape, device=cells.device, generator=generator)
         reach = options.local_jitter_cells
         centers = cells.round().long() + (jitter * (2 * reach + 1)).long() - reach
-        cross_entropy, error = local_matching_loss(
+        cross_entropy, error, usable = local_matching_errors(
             own,
             other,
             cells,
@@ -130,9 +148,19 @@ def joined_loss(
             radius=options.local_radius_cells,
             temperature=options.temperature,
         )
-        local, local_error = local + cross_entropy / 2, local_error + error / 2
+        local = local + masked_mean(cross_entropy, usable) / 2
+        local_error = local_error + masked_mean(error, usable) / 2
+        exact = error.detach() * SmallNetwork.descriptor_stride < options.exact_within_px
+        odds = odds + _odds(maps, own_cells, right & exact & visible[:, every])
 
-    regression, point_error = _regression(maps0, maps1, batch, options.max_distance)
+    regression, point_error = _either(_regression, compile)(
+        *(m.flatten(1, 2) for m in (maps0.pointmap, maps1.pointmap)),
+        *(m.flatten(1, 2) for m in (maps0.confidence, maps1.confidence)),
+        *batch.pointmaps.flatten(2, 3).unbind(1),
+        *batch.valid.flatten(2, 3).unbind(1),
+        batch.cam1_from_cam0,
+        options.max_distance,
+    )
     retrieval, retrieval_accuracy = _retrieval(global_descriptors, visible, options)
     loss = (
         options.matching_weight * matching
@@ -156,18 +184,32 @@ def chance_level(count: int) -> float:
     return 2 * math.log(count)
 
 
-@torch.no_grad()
-def _found(
-    descriptors0: Tensor, descriptors1: Tensor, truth: Correspondences, within_px: float
-) -> tuple[Tensor, Tensor]:
-    """Whether each place's best match among all sampled places lies where it should."""
-    similarity = descriptors0 @ descriptors1.mT
-    best1 = truth.positions1.gather(1, similarity.argmax(2)[..., None].expand(-1, -1, 2))
-    best0 = truth.positions0.gather(1, similarity.argmax(1)[..., None].expand(-1, -1, 2))
-    return (
-        (best1 - truth.positions1).norm(dim=-1) < within_px,
-        (best0 - truth.positions0).norm(dim=-1) < within_px,
-    )
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=False)
+
+
+def _either(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:
+    return _compiled(function) if compile else function
+
+
+def _contrast(
+    descriptors0: Tensor,
+    descriptors1: Tensor,
+    positions0: Tensor,
+    positions1: Tensor,
+    temperature: float,
+    within_px: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """InfoNCE, (B, N), and whether each place's best match among all lies where it should."""
+    losses = info_nce(descriptors0, descriptors1, temperature=temperature)
+    with torch.no_grad():
+        similarity = descriptors0 @ descriptors1.mT
+        best1 = positions1.gather(1, similarity.argmax(2)[..., None].expand(-1, -1, 2))
+        best0 = positions0.gather(1, similarity.argmax(1)[..., None].expand(-1, -1, 2))
+        right0 = (best1 - positions1).norm(dim=-1) < within_px
+        right1 = (best0 - positions0).norm(dim=-1) < within_px
+    return losses, right0, right1
 
 
 def _odds(maps: _Maps, cells: Tensor, is_right: Tensor) -> Tensor:
@@ -180,21 +222,35 @@ def _odds(maps: _Maps, cells: Tensor, is_right: Tensor) -> Tensor:
 
 
 def _regression(
-    maps0: _Maps, maps1: _Maps, batch: PairBatch, max_distance: float
+    points0: Tensor,
+    points1: Tensor,
+    confidence0: Tensor,
+    confidence1: Tensor,
+    target0: Tensor,
+    target1: Tensor,
+    valid0: Tensor,
+    valid1: Tensor,
+    cam1_from_cam0: Tensor,
+    max_distance: float,
 ) -> tuple[Tensor, Tensor]:
-    cam0_from_cam1 = torch.linalg.inv(batch.cam1_from_cam0.float())
-    target0 = batch.pointmaps[:, 0]
-    rotation, translation = cam0_from_cam1[:, None, :3, :3], cam0_from_cam1[:, None, None, :3, 3]
-    target1 = batch.pointmaps[:, 1] @ rotation.mT + translation
+    """The point maps' loss and error; pixels in one axis, so that portrait compiles no second time.
+
+    Predicted points and confidences, (B, P, 3) and (B, P); targets in their own cameras, (B, P, 3),
+    and whether they are there, (B, P).
+    """
+    cam0_from_cam1 = rigid_inverse(cam1_from_cam0.float())
+    target1 = target1 @ cam0_from_cam1[:, :3, :3].mT + cam0_from_cam1[:, None, :3, 3]
     # a few far pixels would set the scale of the pair
     norm0, norm1 = target0.norm(dim=-1), target1.norm(dim=-1)
-    reach = max_distance * norm0.flatten(1)[:, ::16].median(1).values[:, None, None]
-    valid0, valid1 = batch.valid[:, 0] & (norm0 < reach), batch.valid[:, 1] & (norm1 < reach)
+    reach = max_distance * norm0[:, ::16].median(1).values[:, None]
+    valid0, valid1 = valid0 & (norm0 < reach), valid1 & (norm1 < reach)
+    # (B, P, 3) maps are (B, P, 1, 3) images
     errors0, errors1 = pointmap_errors(
-        maps0.pointmap, maps1.pointmap, target0, target1, valid0, valid1
+        *(m[:, :, None] for m in (points0, points1, target0, target1, valid0, valid1))
     )
-    loss = confidence_weighted_loss(errors0, maps0.confidence, valid0)
-    loss = loss + confidence_weighted_loss(errors1, maps1.confidence, valid1)
+    errors0, errors1 = errors0[:, :, 0], errors1[:, :, 0]
+    loss = confidence_weighted_loss(errors0, confidence0, valid0)
+    loss = loss + confidence_weighted_loss(errors1, confidence1, valid1)
     error = masked_mean(errors0.detach(), valid0) + masked_mean(errors1.detach(), valid1)
     return loss, error / 2
 

@@ -45,6 +45,8 @@ class PhaseOptions:
     pairs: int = 96  # per GPU and step
     correspondences: int = 1024  # per pair
     difficulty: tuple[float, float] = (1.0, 1.0)  # of the world, at the first and last step, 0-1
+    # every process and step draws its own difficulty between (1 - easing) times that and that
+    easing: float = 0.0
     learning_rate_scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -57,6 +59,8 @@ class PhaseOptions:
             raise ValueError(f"portrait must be in [0, 1], got {self.portrait}")
         if not all(0 <= value <= 1 for value in self.difficulty):
             raise ValueError(f"difficulty must be in [0, 1], got {self.difficulty}")
+        if not 0 <= self.easing <= 1:
+            raise ValueError(f"easing must be in [0, 1], got {self.easing}")
         if not self.learning_rate_scale > 0:
             raise ValueError(f"learning_rate_scale must be > 0, got {self.learning_rate_scale}")
 
@@ -97,6 +101,7 @@ class TrainOptions:
     betas: tuple[float, float] = (0.9, 0.95)
     warmup_steps: int = 300  # linear from zero
     decay_steps: int = 2000  # linear to zero at the end
+    decay_seconds: float = 0.0  # linear to zero over the last of max_seconds; 0: by steps alone
     clip_norm: float = 1.0  # largest norm of the whole gradient
     ema_decay: float = 0.999  # of the averaged weights, which are what is exported
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on CUDA
@@ -112,7 +117,7 @@ class TrainOptions:
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_steps", "decay_steps", "seed"):
+        for name in ("weight_decay", "warmup_steps", "decay_steps", "decay_seconds", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
@@ -124,6 +129,8 @@ class TrainOptions:
             raise ValueError(f"betas must be in [0, 1), got {self.betas}")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds must be > 0 or null, got {self.max_seconds}")
+        if self.decay_seconds and self.max_seconds is None:
+            raise ValueError("decay_seconds needs max_seconds")
 
     @property
     def total_steps(self) -> int:
@@ -145,3 +152,9 @@ class TrainOptions:
         left = self.total_steps - step
         decay = min(1.0, left / self.decay_steps) if self.decay_steps else 1.0
         return self.learning_rate * phase.learning_rate_scale * warmup * decay
+
+    def learning_rate_factor(self, elapsed_s: float) -> float:
+        """What `decay_seconds` makes of the learning rate after this time."""
+        if not self.decay_seconds or self.max_seconds is None:
+            return 1.0
+        return min(1.0, max(0.0, (self.max_seconds - elapsed_s) / self.decay_seconds))

@@ -3,7 +3,7 @@
 import torch
 
 from matching.training.cameras import CameraPairs, draw_camera_pairs
-from matching.training.geometry import backproject, rigid_inverse
+from matching.training.geometry import Amount, backproject, rigid_inverse
 from matching.training.render import depth_images
 from matching.training.stage import Stage
 
@@ -14,7 +14,7 @@ TOLERANCE = 0.05  # relative difference of depths that still counts as the same 
 
 
 def draw_overlapping(
-    stage: Stage, image_size: tuple[int, int], generator: torch.Generator, *, difficulty: float
+    stage: Stage, image_size: tuple[int, int], generator: torch.Generator, *, difficulty: Amount
 ) -> CameraPairs:
     """Draw several camera pairs per scene and keep the one nearest to a wanted overlap.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from matching.training.batch import PairBatch
+from matching.training.geometry import rigid_inverse
 
 _MIN_DEPTH_M = 0.05
 _SAME_SURFACE = 0.02  # relative depth; a grazing surface changes by about this much within a pixel
@@ -40,7 +41,7 @@ def project(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tens
     target = 1 - source
     target_from_source = batch.cam1_from_cam0.float()
     if source == 1:
-        target_from_source = torch.linalg.inv(target_from_source)
+        target_from_source = rigid_inverse(target_from_source)  # waits for nothing
     index = pixels[..., 1] * width + pixels[..., 0]
     points = _gather(batch.pointmaps[:, source], index)  # (B, N, 3)
     points = points @ target_from_source[:, :3, :3].mT + target_from_source[:, None, :3, 3]

@@ -3,6 +3,7 @@
 import torch
 
 from matching.training.draft import Draft, Palette
+from matching.training.geometry import Amount
 from matching.training.indoors import heap, room
 from matching.training.outdoors import land, street
 from matching.training.stage import Stage
@@ -13,7 +14,7 @@ ROOM_SHARE, STREET_SHARE, LAND_SHARE = 0.42, 0.28, 0.14  # the rest: heaps
 
 
 def draw_stage(
-    count: int, generator: torch.Generator, palette: Palette, *, difficulty: float
+    count: int, generator: torch.Generator, palette: Palette, *, difficulty: Amount
 ) -> Stage:
     """Draw a batch of places.
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from matching.training.geometry import constant
+from matching.training.geometry import Amount, constant
 
-BLUR_RADIUS = 4  # pixels; half the window of motion blur and defocus
+BLUR_RADIUS = 6  # pixels; half the window of motion blur and defocus
 
 
 def tone_map(radiance: torch.Tensor) -> torch.Tensor:
@@ -27,8 +27,8 @@ class SensorRange:
     white_balance: float = 0.12  # of each channel's gain
     contrast: float = 0.25  # of the gamma's logarithm
     noise: float = 0.035  # largest standard deviation of the read noise, display range 1
-    blur_px: float = 1.6  # largest standard deviation of the defocus, at 512 px image width
-    motion_px: float = 2.6  # of motion blur along its direction, at 512 px image width
+    blur_px: float = 2.0  # largest standard deviation of the defocus, at 512 px image width
+    motion_px: float = 4.0  # of motion blur along its direction, at 512 px image width
     vignette: float = 0.55  # largest loss in the corners
     jpeg: float = 0.6  # part of the images that went through JPEG
 
@@ -42,7 +42,7 @@ def develop(
     radiance: torch.Tensor,
     generator: torch.Generator,
     *,
-    difficulty: float,
+    difficulty: Amount,
     options: SensorRange | None = None,
 ) -> torch.Tensor:
     """Photograph linear radiance with a random camera per image.

@@ -41,7 +41,13 @@ WEIGHTS_NAME = "small.safetensors"
 
 _VALIDATION_BATCH = 16  # pairs
 # Options that may differ between a run and its continuation: they change no number of the training
-_FREE_OPTIONS = ("max_seconds", "log_every_steps", "checkpoint_every_steps", "keep_checkpoints")
+_FREE_OPTIONS = (
+    "max_seconds",
+    "decay_seconds",
+    "log_every_steps",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +98,9 @@ def train(
         if processes.device.type == "cuda":
             # sums of similarities bear the rounding; the network runs in bfloat16 anyway
             torch.set_float32_matmul_precision("high")
-        trainer = Trainer(options, stream or PairWorld(processes.device), processes=processes)
+        trainer = Trainer(
+            options, stream or PairWorld(processes.device, recorded=True), processes=processes
+        )
         return _Run(options, Path(out), trainer, resume).go()
 
 
@@ -134,6 +142,8 @@ class _Run:
                 if reason:
                     status = "diverged"
                     break
+                # all processes agree on it, for they averaged it
+                trainer.rate_factor = options.learning_rate_factor(means["elapsed_s"])
                 sums.zero_()
                 counted, interval_start = 0, time.perf_counter()
                 if options.max_seconds is not None and means["elapsed_s"] > options.max_seconds:
@@ -205,7 +215,7 @@ class _Run:
         row = {
             **means,
             "elapsed_s": self.seconds_before + elapsed_s,
-            "learning_rate": self.options.learning_rate_at(step - 1),
+            "learning_rate": self.options.learning_rate_at(step - 1) * self.trainer.rate_factor,
             "difficulty": first + (last - first) * progress,
             "width": float(phase.image_size[0]),
             "pairs_per_second": pairs_per_second * self.trainer.processes.count,
@@ -244,6 +254,7 @@ class _Run:
         }
         checkpoint = Checkpoint(step=self.trainer.step, tensors=self.trainer.state(), values=values)
         self.checkpoint = write_checkpoint(self.out, checkpoint)
+        self._export()
         remove_old_checkpoints(self.out, self.options.keep_checkpoints)
 
     def _restore(self, path: Path) -> None:

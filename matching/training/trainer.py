@@ -26,7 +26,7 @@ from matching.training.objective import LossOptions, joined_loss
 from matching.training.options import PhaseOptions, TrainOptions
 from matching.training.samples import sample_correspondences
 
-_TRAINING, _VALIDATION, _SAMPLING, _ORIENTATION = range(4)  # second words of the seeds
+_TRAINING, _VALIDATION, _SAMPLING, _ORIENTATION, _DIFFICULTY = range(5)  # second words of the seeds
 
 
 class PairStream(Protocol):
@@ -42,10 +42,13 @@ class PairStream(Protocol):
 class TrainingModule(nn.Module):
     """Network and loss in one call, as DistributedDataParallel wants it."""
 
-    def __init__(self, network: SmallNetwork, options: LossOptions) -> None:
+    def __init__(
+        self, network: SmallNetwork, options: LossOptions, *, compile: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.options = options
+        self.compile_loss = compile
 
     def forward(
         self, batch: PairBatch, correspondences: int, generator: torch.Generator
@@ -67,6 +70,7 @@ class TrainingModule(nn.Module):
                 sample_correspondences(batch, correspondences, generator=generator),
                 self.options,
                 generator,
+                compile=self.compile_loss,
             )
 
 
@@ -109,6 +113,16 @@ def joined_processes(device: str | None) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ahead:
+    """A batch that the GPU renders while it trains on another."""
+
+    step: int
+    phase: PhaseOptions
+    batch: PairBatch
+    rendered: torch.cuda.Event
+
+
 class Trainer:
     """Network, optimizer and averaged weights, and the step that moves them.
 
@@ -140,26 +154,33 @@ class Trainer:
         self.ema = [parameter.detach().clone() for parameter in self.parameters]
         self.optimizer = _optimizer(self.parameters, options, fused=self.device.type == "cuda")
         self.step = 0
+        self.rate_factor = 1.0  # on the learning rate of the options, for ends set by the clock
+        self._ahead: _Ahead | None = None
+        on_gpu = self.device.type == "cuda"
+        self._side = torch.cuda.Stream(self.device) if on_gpu else None
         self.bfloat16 = options.precision == "bfloat16" or (
             options.precision == "auto" and self.device.type == "cuda"
         )
-        if options.compile and self.device.type == "cuda":
+        compile = options.compile and self.device.type == "cuda"
+        if compile:
             _compile(self.network)
-        self._module: nn.Module = TrainingModule(self.network, options.loss)
+        self._module: nn.Module = TrainingModule(self.network, options.loss, compile=compile)
         if self.processes.count > 1:
             self._module = DistributedDataParallel(self._module, gradient_as_bucket_view=True)
 
-    def render(self, phase: PhaseOptions, progress: float) -> PairBatch:
-        """The batch of the present step."""
-        seed = _seed(self.options.seed, _TRAINING, self.step, self.processes.rank)
+    def render(self, phase: PhaseOptions, progress: float, *, step: int | None = None) -> PairBatch:
+        """The batch of a step, by default the present one."""
+        step = self.step if step is None else step
+        seed, rank = self.options.seed, self.processes.rank
         # all processes agree on the orientation, so that none waits for a larger image
-        turn = np.random.default_rng(_seed(self.options.seed, _ORIENTATION, self.step, 0)).random()
+        turn = np.random.default_rng(_seed(seed, _ORIENTATION, step, 0)).random()
+        ease = np.random.default_rng(_seed(seed, _DIFFICULTY, step, rank)).random() * phase.easing
         first, last = phase.difficulty
         return self.stream(
-            seed,
+            _seed(seed, _TRAINING, step, rank),
             pairs=phase.pairs,
             image_size=phase.image_size[::-1] if turn < phase.portrait else phase.image_size,
-            difficulty=first + (last - first) * progress,
+            difficulty=(first + (last - first) * progress) * (1 - ease),
         )
 
     def render_held_out(self, start: int, *, pairs: int, image_size: tuple[int, int]) -> PairBatch:
@@ -183,8 +204,8 @@ class Trainer:
             The metrics and the norm of the gradient, one vector on the device.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.options.learning_rate_at(self.step)
-        loss, metrics = self.loss(phase, self.render(phase, progress))
+            group["lr"] = self.options.learning_rate_at(self.step) * self.rate_factor
+        loss, metrics = self.loss(phase, self._next_batch(phase, progress))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
@@ -196,6 +217,32 @@ class Trainer:
             torch._foreach_lerp_(self.ema, self.parameters, 1 - decay)
         return torch.cat([metrics, norm.detach()[None]])
 
+    def _next_batch(self, phase: PhaseOptions, progress: float) -> PairBatch:
+        """The batch of the present step; that of the next one starts beside it, on a GPU."""
+        if self._side is None:
+            return self.render(phase, progress)
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or (ahead.step, ahead.phase) != (self.step, phase):
+            ahead = self._start(self._side, self.step, phase, progress)
+        if self.step + 1 < self.options.total_steps:
+            self._ahead = self._start(
+                self._side, self.step + 1, *self.options.phase_at(self.step + 1)
+            )
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(ahead.rendered)
+        for tensor in vars(ahead.batch).values():
+            tensor.record_stream(stream)
+        return ahead.batch
+
+    def _start(
+        self, side: torch.cuda.Stream, step: int, phase: PhaseOptions, progress: float
+    ) -> "_Ahead":
+        with torch.cuda.stream(side):
+            batch = self.render(phase, progress, step=step)
+            rendered = torch.cuda.Event()
+            rendered.record()
+        return _Ahead(step=step, phase=phase, batch=batch, rendered=rendered)
+
     @contextmanager
     def averaged_weights(self) -> Iterator[SmallNetwork]:
         """The network in evaluation mode with the averaged weights, for a while."""
@@ -204,7 +251,9 @@ class Trainer:
         torch._foreach_copy_(parameters, self.ema)
         self.network.eval()
         try:
-            yield self.network
+            # compiled once more for other batches and modes, it would cost more than it saves
+            with torch.compiler.set_stance("force_eager"):
+                yield self.network
         finally:
             self.network.train()
             torch._foreach_copy_(parameters, own)
@@ -266,6 +315,6 @@ def _initial_state(options: TrainOptions) -> Mapping[str, Tensor]:
 def _compile(network: SmallNetwork) -> None:
     """Compile the repeated parts, each once: far quicker than the whole at once."""
     network.stem.compile(dynamic=False)
-    network.head.compile(dynamic=False)
+    network.outputs = torch.compile(network.outputs, dynamic=False)  # type: ignore[method-assign]
     for block in (*network.enc_blocks, *network.dec_blocks):
         block.compile(dynamic=False)
