@@ -32,6 +32,7 @@ from mapping.reconstruct import (
     triangulate,
     write_result,
 )
+from mapping.refine_tracks import database_keypoints, refine_database
 from mapping.retrieval import GlobalDescriber, build_index, search, train_describer
 from mapping.store import (
     ViewCache,
@@ -181,10 +182,11 @@ class _Build:
         sizes: dict[str, tuple[int, int]] = {}
         keypoints: dict[str, NDArray[np.float32]] = {}
         num_bytes: dict[str, int] = {}
+        pixel_px: dict[str, float] = {}
         for name in keys:  # read once: on large maps the views do not fit into memory
             view = views(name)
             sizes[name], keypoints[name] = view.image_size, view.keypoints
-            num_bytes[name] = view_bytes(view)
+            num_bytes[name], pixel_px[name] = view_bytes(view), self.matcher.pixel_px(view)
         intrinsics = given if poses is None else {n: c for n, (c, _) in poses.items()}
         if poses is not None:
             for name in [n for n in sizes if n not in poses]:
@@ -219,6 +221,8 @@ class _Build:
                 matches,
                 merge_radius_px=self.options.verification.merge_radius_px,
                 min_score=self.options.verification.min_score,
+                pixel_px=pixel_px,
+                scratch=self.workspace.build,
             )
         database = self.stages / "database.db"
         cam_from_world = None if poses is None else {n: poses[n][1] for n in names}
@@ -231,9 +235,12 @@ class _Build:
                 if cam_from_world is not None:
                     posed = posed_reconstruction(temporary, cam_from_world)
                 verify_pairs(temporary, self.options.verification, posed)
+                if self.options.verification.refine_tracks:
+                    refine_database(temporary, shared.matches, pixel_px=pixel_px, num_fixed={})
                 temporary.replace(database)
+            final = database_keypoints(database)
         with self.timed("reconstruct"):
-            num_keypoints = sum(len(points) for points in shared.keypoints.values())
+            num_keypoints = sum(len(points) for points in final.values())
             self.workspace.reserve(result_bytes(num_keypoints))
             result = self.reconstruct(database, cam_from_world, set(intrinsics))
         features = self.stages / "features.h5"
@@ -241,9 +248,7 @@ class _Build:
             if not features.exists():
                 size = sum(num_bytes[name] for name in names)
                 self.workspace.reserve(features_bytes(len(names), size))
-                write_features(
-                    features, named_views(names, views, shared.keypoints, descriptors), describer
-                )
+                write_features(features, named_views(names, views, final, descriptors), describer)
         return finish_map(
             self.workspace,
             ReconstructionResult(

@@ -187,6 +187,8 @@ class _Extension:
             matches,
             merge_radius_px=self.options.verification.merge_radius_px,
             min_score=self.options.verification.min_score,
+            pixel_px={name: self.matcher.pixel_px(views(name)) for name in before},
+            scratch=self.workspace.build,
         )
         changed = {
             name: points

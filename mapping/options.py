@@ -64,8 +64,11 @@ class VerificationOptions:
     max_error_px: float = 4.0  # largest distance of a match to its epipolar line
     min_inliers: int = 15  # pairs with fewer consistent matches are dropped
     min_score: float = 0.0  # matches scored lower by the matcher are ignored
-    # pixels of different pairs closer than this become one keypoint (matchers without keypoints)
-    merge_radius_px: float = 2.0
+    # free pixels of a photo closer than this to a keypoint, or to each other, become one keypoint;
+    # in pixels of the size the matcher saw (only matchers that match free pixels)
+    merge_radius_px: float = 1.0
+    # move such keypoints, between pixels, to where all verified matches of their tracks agree
+    refine_tracks: bool = True
 
     def __post_init__(self) -> None:
         _at_least(self, min_inliers=1)

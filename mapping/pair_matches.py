@@ -1,7 +1,9 @@
-"""Matching the chosen pairs, each once, resumable."""
+"""Matching the chosen pairs, each once, resumable; what was found stays on the disk."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,37 @@ from matching.progress import Progress
 from matching.types import Matches, View
 
 _BATCH = 16  # partners matched in one call, and stored in one file
+_OPEN_BATCHES = 4  # files whose matches are kept in memory
+
+
+class StoredMatches(Mapping[Pair, Matches]):
+    """Matches of pairs, read from the files of `match_pairs` whenever they are asked for.
+
+    At a large map's size they do not fit into memory. Ends that are rows of keypoints have no
+    pixels (NaN): the rows say it all.
+
+    Args:
+        places: Pair to its file and its place in it.
+    """
+
+    def __init__(self, places: Mapping[Pair, tuple[Path, int]]) -> None:
+        self._places = places
+        self._batches: OrderedDict[Path, list[Matches]] = OrderedDict()
+
+    def __getitem__(self, pair: Pair) -> Matches:
+        file, place = self._places[pair]
+        if file not in self._batches:
+            self._batches[file] = _read(file)
+            if len(self._batches) > _OPEN_BATCHES:
+                self._batches.popitem(last=False)
+        self._batches.move_to_end(file)
+        return self._batches[file][place]
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def match_pairs(
@@ -24,8 +57,8 @@ def match_pairs(
     cache: Path,
     *,
     progress: Progress,
-) -> dict[Pair, Matches]:
-    """Match pairs of photos, reading from ``cache`` what was matched before.
+) -> StoredMatches:
+    """Match pairs of photos; those that ``cache`` holds are not matched again.
 
     Args:
         pairs: Pairs of names; those with the same first photo stand together.
@@ -34,22 +67,17 @@ def match_pairs(
         matcher: Matches.
         cache: Folder of the matches.
         progress: Wraps the loop over batches of pairs.
-
-    Returns:
-        Pair to its matches. Where matches are rows of keypoints, their pixels are left out (NaN):
-        they take most of the memory and the rows say it all.
     """
     batches = _batches(pairs)
-    results: dict[Pair, Matches] = {}
+    made_by = json.dumps(matcher.describe(), sort_keys=True)  # how it matches counts as well
+    places: dict[Pair, tuple[Path, int]] = {}
     for first, partners in progress(batches, "matching photos", len(batches)):
-        text = "\n".join([matcher.fingerprint, keys[first], *(keys[p] for p in partners)])
+        text = "\n".join([made_by, keys[first], *(keys[p] for p in partners)])
         file = cache / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
         if not file.exists():
-            found = matcher.match_many(load(first), [load(p) for p in partners])
-            _write(file, found)
-        for partner, matches in zip(partners, _read(file, len(partners)), strict=True):
-            results[first, partner] = matches
-    return results
+            _write(file, matcher.match_many(load(first), [load(p) for p in partners]))
+        places |= {(first, partner): (file, place) for place, partner in enumerate(partners)}
+    return StoredMatches({pair: places[pair] for pair in pairs})
 
 
 def _batches(pairs: Sequence[Pair]) -> list[tuple[str, list[str]]]:
@@ -65,31 +93,34 @@ def _batches(pairs: Sequence[Pair]) -> list[tuple[str, list[str]]]:
 
 def _write(file: Path, found: Sequence[Matches]) -> None:
     """The matches of a batch, without the pixels that rows stand for."""
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, Any] = {"count": np.array(len(found))}
     for i, matches in enumerate(found):
         arrays[f"{i}/scores"] = matches.scores
         for side in ("0", "1"):
             indices = getattr(matches, f"indices{side}")
+            pixels = getattr(matches, f"keypoints{side}")
             if indices is None:
-                arrays[f"{i}/keypoints{side}"] = getattr(matches, f"keypoints{side}")
+                arrays[f"{i}/keypoints{side}"] = pixels
             else:
                 arrays[f"{i}/indices{side}"] = indices.astype(np.int32)
+                arrays[f"{i}/keypoints{side}"] = pixels[indices < 0]
     with atomic_file(file) as temporary, temporary.open("wb") as opened:
         np.savez(opened, **arrays)
 
 
-def _read(file: Path, count: int) -> list[Matches]:
+def _read(file: Path) -> list[Matches]:
     results = []
     with np.load(file, allow_pickle=False) as stored:
-        for i in range(count):
+        for i in range(int(stored["count"])):
             values = {"scores": stored[f"{i}/scores"]}
             for side in ("0", "1"):
+                pixels = stored[f"{i}/keypoints{side}"]
                 if f"{i}/indices{side}" in stored:
                     rows = stored[f"{i}/indices{side}"].astype(np.int64)
                     values[f"indices{side}"] = rows
-                    nowhere = np.full((1, 2), np.nan, np.float32)
-                    values[f"keypoints{side}"] = np.broadcast_to(nowhere, (len(rows), 2))
-                else:
-                    values[f"keypoints{side}"] = stored[f"{i}/keypoints{side}"]
+                    places = np.full((len(rows), 2), np.nan, np.float32)
+                    places[rows < 0] = pixels
+                    pixels = places
+                values[f"keypoints{side}"] = pixels
             results.append(Matches(**values))
     return results

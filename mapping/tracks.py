@@ -1,18 +1,22 @@
 """Matches of many pairs -> keypoints that pairs share.
 
-Detectors give every photo fixed keypoints, so that matches of different pairs meet in them. A
-dense matcher gives free pixels that differ from pair to pair by a little: close ones are merged
-to one keypoint, or there would be no track longer than two photos.
+Keypoints chosen once per photo make matches of different pairs meet in them. A dense matcher also
+gives free pixels, which differ from pair to pair by a little: those near a keypoint are that
+keypoint, and of the others close ones become one, or there would be no track longer than two.
 """
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mapping.pairs import Pair
 from matching.types import Matches
+
+_NO_SCALES: Mapping[str, float] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +26,73 @@ class SharedKeypoints:
     Attributes:
         keypoints: Photo to (N, 2) float32 pixels, top-left pixel centre at (0.5, 0.5).
         matches: Pair to (M, 2) int64 rows in the keypoints of its first and second photo; both
-            columns without repetitions, best match first.
+            columns without repetitions, best match first. Computed whenever they are asked for.
     """
 
     keypoints: dict[str, NDArray[np.float32]]
-    matches: dict[Pair, NDArray[np.int64]]
+    matches: "RowMatches"
+
+
+class RowMatches(Mapping[Pair, NDArray[np.int64]]):
+    """Matches as rows of the shared keypoints; what `share_keypoints` returns.
+
+    Args:
+        matches: What the matcher found.
+        min_score: Matches with a lower score are left out.
+        starts: (pair, side) to where the rows of its free ends start in ``rows``.
+        rows: Keypoint of every free end.
+        keypoints: Shared keypoints per photo.
+    """
+
+    def __init__(
+        self,
+        matches: Mapping[Pair, Matches],
+        min_score: float,
+        starts: Mapping[tuple[Pair, int], int],
+        rows: NDArray[np.int32],
+        keypoints: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        self._matches = matches
+        self._min_score = min_score
+        self._starts = starts
+        self._rows = rows
+        self._keypoints = keypoints
+
+    def __getitem__(self, pair: Pair) -> NDArray[np.int64]:
+        return _one_to_one(self.measured(pair)[0])
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self._matches)
+
+    def __len__(self) -> int:
+        return len(self._matches)
+
+    @property
+    def any_free(self) -> bool:
+        """Whether any match ended beside keypoints."""
+        return len(self._rows) > 0
+
+    def measured(self, pair: Pair) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Every match of a pair, repetitions included, and where it really lies.
+
+        Returns:
+            Rows in the keypoints of both photos, (M, 2); and how far from its own place, in
+            pixels of the second photo, the second keypoint would have to lie to match the first
+            one at its place, (M, 2) x, y.
+        """
+        found = _sure(self._matches[pair], self._min_score)
+        rows = np.empty((len(found), 2), np.int64)
+        gaps = []
+        for side, name in enumerate(pair):
+            indices, pixels = _side(found, side)
+            free = indices < 0
+            rows[:, side] = indices
+            if free.any():
+                start = self._starts[pair, side]
+                rows[free, side] = self._rows[start : start + int(free.sum())]
+            places = self._keypoints[name][rows[:, side]]
+            gaps.append(np.where(free[:, None], pixels - places, 0).astype(np.float32))
+        return rows, gaps[1] - gaps[0]
 
 
 def share_keypoints(
@@ -35,6 +101,8 @@ def share_keypoints(
     *,
     merge_radius_px: float,
     min_score: float = 0.0,
+    pixel_px: Mapping[str, float] = _NO_SCALES,
+    scratch: Path | None = None,
 ) -> SharedKeypoints:
     """Give every match a row in the keypoints of both its photos.
 
@@ -42,39 +110,63 @@ def share_keypoints(
         keypoints: The matcher's own keypoints per photo, (N, 2); (0, 2) where it has none. They
             keep their rows.
         matches: Matches per pair of photos, by rows of ``keypoints`` or as free pixels.
-        merge_radius_px: Free pixels of a photo within this distance become one keypoint.
+        merge_radius_px: Free pixels of a photo within this distance of a keypoint become that
+            keypoint, and of each other one; in pixels of the size ``pixel_px``.
         min_score: Matches with a lower score are left out.
+        pixel_px: Photo to the size of the pixels that the matcher saw; 1 where it is missing.
+        scratch: A folder for what does not fit into memory on large maps.
     """
-    kept = {pair: found.select(found.scores >= min_score) for pair, found in matches.items()}
-    free = _collect_free_pixels(kept)
-    shared = {name: np.asarray(points, np.float32) for name, points in keypoints.items()}
-    rows_of: dict[tuple[Pair, int], NDArray[np.int64]] = {}
-    for name, parts in free.items():
-        pixels = np.concatenate([kept[pair].keypoints1 if side else kept[pair].keypoints0
-                                 for pair, side in parts])  # fmt: skip
-        scores = np.concatenate([kept[pair].scores for pair, _ in parts])
-        shared[name], rows = merge_pixels(shared[name], pixels, scores, merge_radius_px)
-        start = 0
-        for pair, side in parts:
-            rows_of[pair, side] = rows[start : start + len(kept[pair])]
-            start += len(kept[pair])
-    result = {}
-    for pair, found in kept.items():
-        rows0 = rows_of[pair, 0] if found.indices0 is None else found.indices0
-        rows1 = rows_of[pair, 1] if found.indices1 is None else found.indices1
-        result[pair] = _one_to_one(np.stack([rows0, rows1], axis=1).astype(np.int64))
-    return SharedKeypoints(keypoints=shared, matches=result)
-
-
-def _collect_free_pixels(matches: Mapping[Pair, Matches]) -> dict[str, list[tuple[Pair, int]]]:
-    """Photo to the (pair, side) in which it is matched by free pixels."""
     free: dict[str, list[tuple[Pair, int]]] = {}
+    starts: dict[tuple[Pair, int], int] = {}
+    count = 0
     for pair, found in matches.items():
-        if found.indices0 is None:
-            free.setdefault(pair[0], []).append((pair, 0))
-        if found.indices1 is None:
-            free.setdefault(pair[1], []).append((pair, 1))
-    return free
+        found = _sure(found, min_score)
+        for side, name in enumerate(pair):
+            number = int((_side(found, side)[0] < 0).sum())
+            if number:
+                free.setdefault(name, []).append((pair, side))
+                starts[pair, side] = count
+                count += number
+    all_rows = _array(count, scratch)
+    shared = {name: np.asarray(points, np.float32) for name, points in keypoints.items()}
+    for name, parts in free.items():
+        pixels, scores = [], []
+        for pair, side in parts:
+            found = _sure(matches[pair], min_score)
+            indices, places = _side(found, side)
+            pixels.append(places[indices < 0])
+            scores.append(found.scores[indices < 0])
+        radius = merge_radius_px * pixel_px.get(name, 1.0)
+        shared[name], rows = merge_pixels(
+            shared[name], np.concatenate(pixels), np.concatenate(scores), radius
+        )
+        done = 0
+        for (pair, side), part in zip(parts, pixels, strict=True):
+            start = starts[pair, side]
+            all_rows[start : start + len(part)] = rows[done : done + len(part)]
+            done += len(part)
+    return SharedKeypoints(
+        keypoints=shared, matches=RowMatches(matches, min_score, starts, all_rows, shared)
+    )
+
+
+def _sure(found: Matches, min_score: float) -> Matches:
+    return found.select(found.scores >= min_score)
+
+
+def _side(found: Matches, side: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Rows (M,) of one side's keypoints, -1 for free pixels, and its pixels (M, 2)."""
+    indices = found.indices1 if side else found.indices0
+    pixels = found.keypoints1 if side else found.keypoints0
+    return np.full(len(found), -1, np.int64) if indices is None else indices, pixels
+
+
+def _array(count: int, scratch: Path | None) -> NDArray[np.int32]:
+    """Room for numbers, in a file without a name that goes when the array goes."""
+    if scratch is None or not count:
+        return np.empty(count, np.int32)
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        return np.memmap(file, np.int32, mode="w+", shape=(count,))
 
 
 def merge_pixels(
