@@ -14,10 +14,10 @@ import pycolmap
 
 from benchmarks.evaluate import EvaluationOptions, evaluate, report_without_truth
 from benchmarks.html_report import write_html_report
+from benchmarks.localization import map_statistics
 from benchmarks.match_cards import HtmlReportOptions
 from benchmarks.rendered_place import PlaceOptions, write_rendered_place
 from benchmarks.report import Report
-from benchmarks.run import map_statistics
 from localize import Localization, Localizer, LocalizerOptions, write_poses, write_results
 from mapping import Map, MapOptions, build_map
 from matching.errors import InputError

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pycolmap
@@ -14,14 +13,9 @@ from numpy.typing import NDArray
 
 from benchmarks.align import Alignment, align_poses, pose_matrices
 from benchmarks.datasets.image_lists import read_photo_list
-from benchmarks.metrics import (
-    average_precision,
-    recall_within,
-    rotation_errors_deg,
-    translation_errors,
-    vcre_px,
-)
+from benchmarks.metrics import rotation_errors_deg, translation_errors, vcre_px
 from benchmarks.report import QueryScore, Report
+from benchmarks.summary import Limits, ScoreTable, bootstrap, concatenate, flat, summarize
 from localize.results import Localization, read_poses, read_results
 from mapping.cameras import read_camera_list, read_model
 from mapping.map import Map
@@ -52,14 +46,27 @@ class EvaluationOptions:
     max_rotation_deg: float = 5.0
     # False: the truth is known up to scale only, so that distances, recall and VCRE mean nothing
     metric_truth: bool = True
+    num_bootstrap: int = 0  # resamplings of the queries for 95 % intervals; 0: none
 
     def __post_init__(self) -> None:
+        if self.num_bootstrap < 0:
+            raise ValueError(f"num_bootstrap must be >= 0, got {self.num_bootstrap}")
         if not all(m > 0 and deg > 0 for m, deg in self.thresholds):
             raise ValueError(f"thresholds must be pairs of positive numbers, got {self.thresholds}")
         for name in ("max_vcre_px", "max_translation_m", "max_rotation_deg"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be > 0, got {value}")
+
+    @property
+    def limits(self) -> Limits:
+        """What `benchmarks.summary` needs of them."""
+        return Limits(
+            thresholds=self.thresholds,
+            max_translation_m=self.max_translation_m,
+            max_rotation_deg=self.max_rotation_deg,
+            metric_truth=self.metric_truth,
+        )
 
 
 def evaluate(
@@ -120,19 +127,28 @@ def evaluate(
             f"{alignment.num_images} common map images"
         )
     scores = [_query_score(found.get(n), n, errors, i, options) for i, n in enumerate(names)]
+    table = ScoreTable.of(scores)
     return Report(
         num_queries=len(names),
         num_localized=sum(score.success for score in scores),
-        median_translation_error_m=_median(errors.translation),
-        median_rotation_error_deg=_median(errors.rotation_deg),
-        mean_translation_error_m=_finite_mean(errors.translation),
-        mean_rotation_error_deg=_finite_mean(errors.rotation_deg),
-        seconds_per_query=_mean_seconds(scores),
+        seconds_per_query=mean_seconds(scores),
         alignment=None if alignment is None else alignment.to_dict(),
+        intervals=intervals([table], options),
         options={"evaluation": options_as_dict(options)},
         per_query=scores,
         notes=notes,
-        **(_metric_scores(errors, scores, options) if options.metric_truth else {}),
+        **summarize(table, options.limits),
+    )
+
+
+def intervals(
+    tables: Sequence[ScoreTable], options: EvaluationOptions
+) -> dict[str, tuple[float, float]]:
+    """Bootstrap intervals of all values, queries resampled within each scene; none if not asked."""
+    return bootstrap(
+        tables,
+        lambda resampled: flat(summarize(concatenate(resampled), options.limits)),
+        options.num_bootstrap,
     )
 
 
@@ -153,7 +169,7 @@ def report_without_truth(results: Mapping[str, Localization]) -> Report:
     return Report(
         num_queries=len(scores),
         num_localized=sum(score.success for score in scores),
-        seconds_per_query=_mean_seconds(scores),
+        seconds_per_query=mean_seconds(scores),
         per_query=scores,
         notes=["no ground truth: nothing here says whether a pose is right"],
     )
@@ -315,40 +331,13 @@ def _errors(
     )
 
 
-def _metric_scores(
-    errors: _Errors, scores: Sequence[QueryScore], options: EvaluationOptions
-) -> dict[str, Any]:
-    answered = np.array([score.success for score in scores], bool)
-    # Poses without a confidence are one block: the AUC is then the precision.
-    confidence = np.array([s.confidence or 0.0 for s in scores], np.float64)[answered]
-    total = len(scores)
-
-    def precision_and_auc(accepted: NDArray[np.bool_]) -> tuple[float, float]:
-        return float(accepted.mean()), average_precision(confidence, accepted[answered], total)
-
-    values: dict[str, Any] = {
-        "recall": {
-            f"{m:g}m_{deg:g}deg": recall_within(errors.translation, errors.rotation_deg, m, deg)
-            for m, deg in options.thresholds
-        }
-    }
-    values["pose_precision"], values["pose_auc"] = precision_and_auc(
-        (errors.translation < options.max_translation_m)
-        & (errors.rotation_deg < options.max_rotation_deg)
-    )
-    if not np.isnan(errors.diagonal_px).any():
-        limit = options.max_vcre_px or 0.1 * errors.diagonal_px
-        values["median_vcre_px"] = _median(errors.vcre)
-        values["vcre_precision"], values["vcre_auc"] = precision_and_auc(errors.vcre < limit)
-    return values
-
-
 def _query_score(
     found: _Found | None, name: str, errors: _Errors, row: int, options: EvaluationOptions
 ) -> QueryScore:
     success = found is not None and found.cam_from_world is not None
     result = None if found is None else found.result
     vcre = float(errors.vcre[row])
+    limit = options.max_vcre_px or 0.1 * float(errors.diagonal_px[row])
     return QueryScore(
         name=name,
         success=success,
@@ -356,6 +345,7 @@ def _query_score(
         translation_error_m=float(errors.translation[row]),
         rotation_error_deg=float(errors.rotation_deg[row]),
         vcre_px=None if math.isnan(vcre) or not options.metric_truth else vcre,
+        vcre_limit_px=limit if math.isfinite(limit) and options.metric_truth else None,
         confidence=None if result is None else result.confidence,
         num_inliers=None if result is None else result.num_inliers,
         num_matches=None if result is None else result.num_matches,
@@ -367,19 +357,10 @@ def _seconds(result: Localization) -> float | None:
     return result.timings_s.get("total")
 
 
-def _mean_seconds(scores: Sequence[QueryScore]) -> float | None:
+def mean_seconds(scores: Sequence[QueryScore]) -> float | None:
+    """Mean time per query, of those that know theirs."""
     seconds = [score.seconds for score in scores if score.seconds is not None]
     return float(np.mean(seconds)) if seconds else None
-
-
-def _median(values: FloatArray) -> float:
-    """Median with infinite values: the mean of the two middle ones is infinite if one is."""
-    return float(np.median(values)) if len(values) else math.nan
-
-
-def _finite_mean(values: FloatArray) -> float | None:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else None
 
 
 def _spread(truth: Poses) -> float:

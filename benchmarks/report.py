@@ -9,6 +9,8 @@ from typing import Any
 
 from matching.files import PathLike, write_text_atomic
 
+_MAX_LISTED = 60  # queries that the terminal still lists one by one
+
 
 @dataclass(frozen=True, kw_only=True)
 class QueryScore:
@@ -24,6 +26,7 @@ class QueryScore:
     translation_error_m: float | None = None
     rotation_error_deg: float | None = None
     vcre_px: float | None = None
+    vcre_limit_px: float | None = None
     confidence: float | None = None
     num_inliers: int | None = None
     num_matches: int | None = None
@@ -59,6 +62,16 @@ class Report:
         alignment: How the map was brought into the truth's frame, if it was.
         map: Statistics of the map, if known: images, registered images, points, ...
         options: What produced the results.
+        title: The data set with its version, if it is a known one.
+        groups: Of a data set with several scenes or conditions: ``"scene"`` and ``"condition"`` to
+            name to the values of that part, keys as here.
+        mean_of_scenes: Plain mean over the scenes of each value, keys such as
+            ``"recall.0.25m_2deg"``: what papers print for data sets of several scenes.
+        intervals: Bootstrap 95 % interval of each value, queries resampled within their scenes.
+        seeds: Each value under the several seeds of RANSAC, if there were several; the values above
+            are those of the first.
+        submission: The file for the server, the poses in it and the queries left out.
+        published: Key of the published rows to compare with (`benchmarks.published`), or "".
         per_query: One score per query, by name.
         notes: What a reader must know to read the figures right.
     """
@@ -80,6 +93,13 @@ class Report:
     alignment: Mapping[str, Any] | None = None
     map: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    groups: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    mean_of_scenes: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    seeds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    submission: Mapping[str, Any] | None = None
+    published: str = ""
     per_query: Sequence[QueryScore] = ()
     notes: Sequence[str] = ()
 
@@ -93,9 +113,9 @@ class Report:
         _write(self, path)
 
     def to_text(self) -> str:
-        """A table for the terminal: one line per query, then the summary."""
+        """A table for the terminal: one line per query if they are few, then the summary."""
         rows = [("query", "error", "", "VCRE", "inliers", "confidence", "")]
-        for score in self.per_query:
+        for score in self.per_query if len(self.per_query) <= _MAX_LISTED else ():
             rows.append(
                 (
                     score.name,
@@ -107,7 +127,8 @@ class Report:
                     score.reason,
                 )
             )
-        lines = [_table(rows), "", f"localized          {self.num_localized} of {self.num_queries}"]
+        listed = [_table(rows), ""] if len(rows) > 1 else []
+        lines = [*listed, f"localized          {self.num_localized} of {self.num_queries}"]
         if self.median_translation_error_m is not None:
             lines += [
                 f"median error       {self._length(self.median_translation_error_m)}, "
@@ -129,6 +150,13 @@ class Report:
             lines.append(f"seconds            {self.seconds_map:.1f} for the map")
         if self.seconds_per_query is not None:
             lines.append(f"seconds            {self.seconds_per_query:.2f} per query")
+        for kind, groups in self.groups.items():
+            lines += ["", _table(group_rows(kind, groups, self.mean_of_scenes))]
+        if self.submission is not None:
+            lines.append(
+                f"submission         {self.submission['path']}: {self.submission['num_poses']} "
+                f"poses, {len(self.submission['left_out'])} failed queries left out"
+            )
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
     def _length(self, value: float | None) -> str:
@@ -233,6 +261,48 @@ class PairsReport:
         if self.seconds_per_pair is not None:
             lines.append(f"seconds            {self.seconds_per_pair:.2f} per pair")
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+
+def group_rows(
+    kind: str, groups: Mapping[str, Mapping[str, Any]], mean_of_scenes: Mapping[str, float]
+) -> list[list[str]]:
+    """Header and rows of a table of scenes or conditions, the mean of the scenes last.
+
+    Args:
+        kind: ``"scene"`` or ``"condition"``.
+        groups: See `Report.groups`.
+        mean_of_scenes: See `Report.mean_of_scenes`.
+    """
+    recalls = list(next(iter(groups.values())).get("recall", {}))
+    header = [kind, "localized", "median", "", *(key.replace("_", " ") for key in recalls)]
+
+    def row(name: str, localized: str, median: tuple[Any, Any], recall: list[Any]) -> list[str]:
+        metres, degrees = median
+        return [
+            name,
+            localized,
+            _number(None if metres is None else metres * 100, " cm", 2),
+            _number(degrees, " deg", 3),
+            *("-" if share is None else f"{share:.1%}" for share in recall),
+        ]
+
+    rows = [header]
+    for name, values in groups.items():
+        medians = (
+            values.get("median_translation_error_m"),
+            values.get("median_rotation_error_deg"),
+        )
+        localized = f"{values['num_localized']} of {values['num_queries']}"
+        recall = values.get("recall", {})
+        rows.append(row(name, localized, medians, [recall.get(key) for key in recalls]))
+    if kind == "scene" and mean_of_scenes:
+        medians = (
+            mean_of_scenes.get("median_translation_error_m"),
+            mean_of_scenes.get("median_rotation_error_deg"),
+        )
+        shares = [mean_of_scenes.get(f"recall.{key}") for key in recalls]
+        rows.append(row("mean of scenes", "", medians, shares))
+    return rows
 
 
 def _write(report: Report | PairsReport, path: PathLike) -> None:

@@ -34,9 +34,9 @@ import torch
 from benchmarks.datasets.colmap_folder import read_colmap_folder
 from benchmarks.datasets.task import LocalizationTask
 from benchmarks.evaluate import EvaluationOptions
+from benchmarks.localization import MapSummary, localize_task, map_task, score_task
 from benchmarks.options import LocalizationOptions
 from benchmarks.report import Report
-from benchmarks.run import localize_task, map_task, score_task
 from mapping.options import ReconstructionOptions
 from matching.files import write_text_atomic
 from matching.load import load_matcher
@@ -95,7 +95,8 @@ def run_ours(
         scene = map_task(task, out, matcher, options)
     with Clock() as localizing:
         results = localize_task(task, scene, out, matcher, options)
-    report = score_task(task, scene, results, options.evaluation)
+    assert results is not None  # no other process has a part of it
+    report = score_task(task, MapSummary.of(scene), results, options.evaluation)
     report.write(out / "report.json")
     assert report.map is not None
     wall, cpu = (seconds / len(results) for seconds in localizing.seconds)

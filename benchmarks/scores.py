@@ -1,0 +1,181 @@
+"""Scores of a localization benchmark from its predictions alone, one scene in memory at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.datasets.task import LocalizationDataset
+from benchmarks.evaluate import intervals, mean_seconds
+from benchmarks.journal import Journal
+from benchmarks.localization import RESULTS, MapSummary, read_claim, score_task, seed_runs
+from benchmarks.options import LocalizationOptions
+from benchmarks.report import QueryScore, Report
+from benchmarks.submissions import write_submission
+from benchmarks.summary import ScoreTable, flat, mean_of, summarize
+from localize.results import Localization
+from matching.errors import InputError
+from matching.options import options_as_dict
+from matching.progress import Progress, silent
+
+
+def scene_folder(out: Path, dataset: LocalizationDataset, scene: str) -> Path:
+    """Where a scene's predictions lie: in the run's folder itself if there is only one scene."""
+    return out if len(dataset.scenes) == 1 else out / scene
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scene:
+    """What stays in memory of a scene that was scored."""
+
+    name: str
+    report: Report
+    conditions: Mapping[str, str]
+    results: Mapping[str, Localization]  # of the first seed
+    seeds: Sequence[Sequence[QueryScore]]
+
+
+def score_localization(
+    dataset: LocalizationDataset,
+    out: Path,
+    options: LocalizationOptions,
+    *,
+    method: str = "groundloc",
+    progress: Progress = silent,
+) -> Report:
+    """Score what `benchmarks.run.run_benchmark` predicted; writes the submission if there is one.
+
+    Args:
+        dataset: The opened data set.
+        out: Folder of the run.
+        options: Thresholds, and where the predictions of several seeds are.
+        method: Part of the submission's name.
+        progress: Wraps the loop over the scenes.
+
+    Raises:
+        InputError: Predictions are missing or damaged.
+    """
+    scenes = [
+        _score_scene(dataset, name, scene_folder(out, dataset, name), options)
+        for name in progress(dataset.scenes, "score", total=len(dataset.scenes))
+    ]
+    limits = options.evaluation.limits
+    if len(scenes) == 1:
+        report = scenes[0].report
+    else:
+        report = _pooled(scenes, options)
+    groups = {}
+    if len(scenes) > 1:
+        groups["scene"] = {s.name: _values(s.report.per_query, options) for s in scenes}
+    labels = list(dict.fromkeys(label for s in scenes for label in s.conditions.values()))
+    if labels:
+        groups["condition"] = {
+            label: _values(_labelled(scenes, label), options) for label in labels
+        }
+    seeds: dict[str, list[float]] = {}
+    if options.num_seeds > 1:
+        for k in range(options.num_seeds):
+            pooled = [score for s in scenes for score in s.seeds[k]]
+            for key, value in flat(summarize(ScoreTable.of(pooled), limits)).items():
+                seeds.setdefault(key, []).append(value)
+    report = replace(
+        report,
+        title=dataset.title,
+        published=dataset.published,
+        groups=groups,
+        mean_of_scenes=mean_of(list(groups.get("scene", {}).values())),
+        seeds=seeds,
+        options={**report.options, "localizer": options_as_dict(options.localizer)},
+        notes=[*dataset.notes, *report.notes],
+    )
+    if dataset.submission is None:
+        return report
+    everything = {name: r for s in scenes for name, r in s.results.items()}
+    if not any(result.success for result in everything.values()):
+        return replace(report, notes=[*report.notes, "no submission: no query was localized"])
+    written = write_submission(out, method, everything, dataset.submission)
+    submission = {
+        "path": written.path.name,
+        "num_poses": written.num_poses,
+        "left_out": list(written.left_out),
+    }
+    return replace(report, submission=submission)
+
+
+def read_predictions(folder: Path) -> dict[str, Localization]:
+    """The results of one scene in the order of its list.
+
+    Raises:
+        InputError: Some are missing.
+    """
+    queries = read_claim(folder)["queries"]
+    records = Journal(folder, RESULTS).records()
+    missing = [name for name in queries if name not in records]
+    if missing:
+        raise InputError(
+            f"'{folder}' has no prediction yet for {len(missing)} of {len(queries)} queries, such "
+            f"as '{missing[0]}': run the benchmark to its end first (all of its shards)"
+        )
+    return {name: Localization.from_dict(records[name]) for name in queries}
+
+
+def _score_scene(
+    dataset: LocalizationDataset, name: str, folder: Path, options: LocalizationOptions
+) -> _Scene:
+    task = dataset.read(name)
+    summary = MapSummary.read(folder)
+    reports: list[Report] = []
+    first: dict[str, Localization] = {}
+    for run_folder, _ in seed_runs(options, folder):
+        results = read_predictions(run_folder)
+        first = first or results
+        reports.append(score_task(task, summary, results, options.evaluation))
+    return _Scene(
+        name=name,
+        report=reports[0],
+        conditions={n: task.conditions[n] for n in first if n in task.conditions},
+        results=first,
+        seeds=[report.per_query for report in reports],
+    )
+
+
+def _pooled(scenes: Sequence[_Scene], options: LocalizationOptions) -> Report:
+    """All queries of all scenes in one report."""
+    scores = [
+        replace(score, name=f"{s.name}/{score.name}")
+        for s in scenes
+        for score in s.report.per_query
+    ]
+    notes = [f"{s.name}: {note}" for s in scenes for note in s.report.notes]
+    if len({note for s in scenes for note in s.report.notes}) == 1 and len(notes) == len(scenes):
+        notes = list(scenes[0].report.notes)  # what holds for every scene is said once
+    tables = [ScoreTable.of(s.report.per_query) for s in scenes]
+    known = scenes[0].report.median_translation_error_m is not None
+    return Report(
+        num_queries=len(scores),
+        num_localized=sum(score.success for score in scores),
+        seconds_map=sum(s.report.seconds_map or 0.0 for s in scenes),
+        seconds_per_query=mean_seconds(scores),
+        intervals=intervals(tables, options.evaluation) if known else {},
+        options=scenes[0].report.options,
+        per_query=scores,
+        notes=notes,
+        **summarize(ScoreTable.of(scores), options.evaluation.limits),
+    )
+
+
+def _values(scores: Sequence[QueryScore], options: LocalizationOptions) -> dict[str, Any]:
+    return {
+        "num_queries": len(scores),
+        "num_localized": sum(score.success for score in scores),
+        **summarize(ScoreTable.of(scores), options.evaluation.limits),
+    }
+
+
+def _labelled(scenes: Sequence[_Scene], label: str) -> list[QueryScore]:
+    return [
+        score
+        for s in scenes
+        for score in s.report.per_query
+        if s.conditions.get(score.name) == label
+    ]
