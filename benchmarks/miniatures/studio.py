@@ -14,7 +14,7 @@ import numpy as np
 import pycolmap
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from matching.files import PathLike, atomic_file
 from matching.training.demo_place import DemoPlace, demo_place
@@ -55,7 +55,7 @@ class Shot:
     def points_in_cam(self) -> FloatArray:
         """What every pixel's centre sees, camera frame, (H, W, 3); NaN without depth."""
         height, width = self.depth.shape
-        rays = self.camera.cam_from_img(pixel_centers(width, height))
+        rays = np.asarray(self.camera.cam_from_img(pixel_centers(width, height)))
         rays = np.append(rays, np.ones((len(rays), 1)), axis=1).reshape(height, width, 3)
         depth = np.where(self.depth > 0, self.depth, np.nan).astype(np.float64)
         return rays * depth[..., None]
@@ -225,15 +225,21 @@ def world_frame(yaw_deg: float, tilt_deg: float, origin: Sequence[float]) -> Flo
     return world_from_place
 
 
-def write_photo(path: PathLike, image: NDArray[Any]) -> None:
+def write_photo(
+    path: PathLike, image: NDArray[Any], *, exif_orientation: int | None = None
+) -> None:
     """Write an image in the format of its file name: JPEG at full colour resolution, or PNG.
 
     Args:
         path: The file; folders are made.
         image: (H, W, 3) uint8, or (H, W) uint16 as 16-bit PNG (depth).
+        exif_orientation: An EXIF tag that readers of benchmarks must not follow.
     """
     kind = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}[Path(path).suffix.lower()]
     quality: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    if exif_orientation is not None:
+        quality["exif"] = Image.Exif()
+        quality["exif"][ExifTags.Base.Orientation] = exif_orientation
     with atomic_file(path) as temporary:
         Image.fromarray(image).save(temporary, format=kind, **quality)
 
@@ -248,6 +254,21 @@ def camera_center(cam_from_world: FloatArray) -> FloatArray:
     return -cam_from_world[:3, :3].T @ cam_from_world[:3, 3]
 
 
-def numbers(*values: float) -> str:
-    """Numbers separated by blanks, exact to the last digit that matters."""
+def numbers(*values: Any) -> str:
+    """Numbers and arrays of them, separated by blanks, exact to the last digit that matters."""
     return " ".join(f"{value:.12g}" for value in np.concatenate([np.ravel(v) for v in values]))
+
+
+def depth_png(depth_m: NDArray[np.float32], invalid: int) -> NDArray[np.uint16]:
+    """Depth as 16-bit millimetres.
+
+    Args:
+        depth_m: (H, W), 0 unknown.
+        invalid: What stands for unknown in the data set: 0 or 65535.
+    """
+    return np.where(depth_m > 0, np.round(depth_m * 1000), invalid).astype(np.uint16)
+
+
+def matrix_text(matrix: NDArray[Any], separator: str = " ") -> str:
+    """A matrix, one row per line."""
+    return "".join(separator.join(f"{value:.12g}" for value in row) + "\n" for row in matrix)
