@@ -203,6 +203,7 @@ def _candidate(
             points3D,
             camera.camera,
             options,
+            focal_log_std=camera.focal_log_std,
             focal_lengths_px=_map_focal_lengths(scene, retrieved, camera.camera),
         )
     if pose is None:

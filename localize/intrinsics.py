@@ -6,7 +6,8 @@ import numpy as np
 import pycolmap
 
 from localize.results import CameraSource
-from mapping.cameras import DEFAULT_FOCAL_RATIO, camera_from_image, create_camera
+from mapping.cameras import camera_from_image, create_camera
+from mapping.focal_prior import FocalPrior, focal_prior
 from matching.errors import InputError
 from matching.files import PathLike
 
@@ -17,15 +18,20 @@ class QueryCamera:
 
     Attributes:
         camera: For pixels of the upright photo.
-        source: "given" is taken as it is; "exif" and "estimated" are refined with the pose.
+        source: "given" is taken as it is; others are refined with the pose.
+        focal_log_std: Standard deviation of the logarithm of the focal length; 0 if given.
     """
 
     camera: pycolmap.Camera
     source: CameraSource
+    focal_log_std: float = 0.0
 
 
 def query_camera(
-    path: PathLike | None, image_size: tuple[int, int], given: pycolmap.Camera | None, name: str
+    path: PathLike | None,
+    image_size: tuple[int, int],
+    given: pycolmap.Camera | None,
+    name: str,
 ) -> QueryCamera:
     """The best camera known before the pose is.
 
@@ -41,12 +47,35 @@ def query_camera(
     if given is not None:
         return QueryCamera(camera=camera_for_size(given, image_size, name), source="given")
     if path is None:
-        camera = create_camera("SIMPLE_RADIAL", DEFAULT_FOCAL_RATIO * max(image_size), *image_size)
-        return QueryCamera(camera=camera, source="estimated")
-    guess = camera_from_image(path, image_size)
-    return QueryCamera(
-        camera=guess.camera, source="exif" if guess.source == "exif" else "estimated"
-    )
+        prior = focal_prior(image_size)
+        camera = create_camera("SIMPLE_RADIAL", prior.focal_px, *image_size)
+    else:
+        guess = camera_from_image(path, image_size)
+        prior, camera = guess.prior, guess.camera
+    return _assumed(camera, prior)
+
+
+def with_pointmap_focal(known: QueryCamera, pointmap_px: float | None) -> QueryCamera:
+    """Blend the focal length from point maps in, see `mapping.focal_prior.focal_prior`.
+
+    Args:
+        known: From `query_camera`; a given camera stays as it is.
+        pointmap_px: From `matching.matcher.Matcher.focal_px`; None leaves the camera as it is.
+    """
+    if known.source == "given" or pointmap_px is None:
+        return known
+    exif_px = known.camera.mean_focal_length() if known.source == "exif" else None
+    camera = pycolmap.Camera(known.camera.todict())
+    prior = focal_prior((camera.width, camera.height), exif_px=exif_px, pointmap_px=pointmap_px)
+    params = np.array(camera.params)
+    params[camera.focal_length_idxs()] = prior.focal_px
+    camera.params = params.tolist()
+    return _assumed(camera, prior)
+
+
+def _assumed(camera: pycolmap.Camera, prior: FocalPrior) -> QueryCamera:
+    source: CameraSource = "estimated" if prior.source == "guess" else prior.source
+    return QueryCamera(camera=camera, source=source, focal_log_std=prior.log_std)
 
 
 def camera_for_size(

@@ -11,7 +11,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from localize.intrinsics import QueryCamera, query_camera
+from localize.intrinsics import QueryCamera, query_camera, with_pointmap_focal
 from localize.lift import lift_matches
 from localize.options import LocalizerOptions
 from localize.queries import Cameras, Query, read_queries
@@ -203,6 +203,11 @@ class Localizer:
         with _timed(timings, "retrieve"):
             names = self._retrieved(view, given)
         compared: list[_Compared] = []
+        if options.pointmap_focal and camera.source != "given" and names:
+            with _timed(timings, "focal"):
+                best = self._observed(names[0])
+                others = [] if best is None else [best.view]
+                camera = with_pointmap_focal(camera, self.matcher.focal_px(view, others))
         solved = self._round(view, camera, name, names, compared, timings)
         if solved.best is None or solved.result.confidence >= options.second_round_below:
             return solved.result
@@ -241,10 +246,7 @@ class Localizer:
         """
         with _timed(timings, "match"):
             observed = [o for n in photos if (o := self._observed(n)) is not None]
-            found = self.matcher.match_many(view, [o.view for o in observed])
-            compared += [
-                replace(o, matches=matches) for o, matches in zip(observed, found, strict=True)
-            ]
+            compared += self._matched(view, observed)
         if not compared:
             reason = (
                 f"none of the {len(photos)} retrieved photos can be read from the map"
@@ -274,11 +276,27 @@ class Localizer:
         try:
             view = self.scene.load_view(name)
         except InputError as error:
-            if name not in self._unreadable:  # once per photo, not once per query
-                self._unreadable.add(name)
-                logger.warning("map photo '%s' is skipped: %s", name, error)
+            self._skip(name, error)
             return None
         return _Compared(name=name, view=self.matcher.at_keypoints(view, rows), ids=ids[rows])
+
+    def _matched(self, view: View, observed: "Sequence[_Compared]") -> "list[_Compared]":
+        """The map photos with their matches, all in one batch; without damaged ones."""
+        try:
+            found = self.matcher.match_many(view, [o.view for o in observed])
+            return [replace(o, matches=m) for o, m in zip(observed, found, strict=True)]
+        except InputError as error:  # one of them is no encoding of this matcher: which?
+            if len(observed) <= 1:
+                for damaged in observed:
+                    self._skip(damaged.name, error)
+                return []
+        return [match for one in observed for match in self._matched(view, [one])]
+
+    def _skip(self, name: str, error: InputError) -> None:
+        """Warn of a damaged map photo, once and not with every query."""
+        if name not in self._unreadable:
+            self._unreadable.add(name)
+            logger.warning("map photo '%s' is skipped: %s", name, error)
 
 
 @dataclass(frozen=True, kw_only=True)

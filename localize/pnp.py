@@ -13,8 +13,6 @@ BoolArray = NDArray[np.bool_]
 
 MIN_MATCHES = 4  # below, a pose cannot even be checked: three points define it
 _MAX_REFINED = 3  # best focal length candidates that are refined
-_EXIF_LOG_STD = 0.1  # of the logarithm of focal lengths from EXIF: rounded, or of another crop
-_GUESS_LOG_STD = 0.35  # without EXIF: two thirds of photos have 0.85 to 1.7 times the longer side
 _REFINEMENT_ROUNDS = 4  # inliers and refined parameters settle within three on real photos
 
 
@@ -136,6 +134,7 @@ def estimate_pose_and_focal(
     guess: pycolmap.Camera,
     options: PnPOptions,
     *,
+    focal_log_std: float | None = None,
     focal_lengths_px: Sequence[float] = (),
 ) -> Pose | None:
     """Pose and focal length together.
@@ -150,6 +149,7 @@ def estimate_pose_and_focal(
         points3D: Points in the map's frame, (M, 3).
         guess: Camera of the photo's size whose focal length is uncertain; not changed.
         options: Settings.
+        focal_log_std: Of the guess's focal length, see `focal_surprise`.
         focal_lengths_px: Focal lengths worth a try beside the guess's own, for example those of
             the map's cameras.
 
@@ -174,13 +174,13 @@ def estimate_pose_and_focal(
             )
     found = [s for s in starts if s is not None]
     found.sort(key=lambda s: s.cost(options.max_error_px))
-    best = _most_plausible(found[:_MAX_REFINED], points2D, points3D, guess, options)
+    best = _most_plausible(found[:_MAX_REFINED], points2D, points3D, guess, focal_log_std, options)
     if best is None:
         return None
     # the short runs above may have missed the best sample; now the focal length is known
     again = _ransac(points2D, points3D, best.camera, options)
     both = [best] if again is None else [best, again]
-    return _most_plausible(both, points2D, points3D, guess, options)
+    return _most_plausible(both, points2D, points3D, guess, focal_log_std, options)
 
 
 def _most_plausible(
@@ -188,6 +188,7 @@ def _most_plausible(
     points2D: FloatArray,
     points3D: FloatArray,
     guess: pycolmap.Camera,
+    focal_log_std: float | None,
     options: PnPOptions,
 ) -> Pose | None:
     """Refine poses with and without their focal lengths; the best of all by the posterior.
@@ -209,7 +210,9 @@ def _most_plausible(
     variance = max(float((inlier_errors**2).mean()) / 2, 1e-9)
     return min(
         found,
-        key=lambda p: p.cost(options.max_error_px) / variance + focal_surprise(p.camera, guess),
+        key=lambda p: (
+            p.cost(options.max_error_px) / variance + focal_surprise(p.camera, guess, focal_log_std)
+        ),
     )
 
 
@@ -310,11 +313,20 @@ def pose_covariance(
     return covariance if np.isfinite(covariance).all() else None
 
 
-def focal_surprise(camera: pycolmap.Camera, guess: pycolmap.Camera) -> float:
-    """How far a focal length is from a guess, in squared standard deviations of its logarithm."""
-    deviation = _EXIF_LOG_STD if guess.has_prior_focal_length else _GUESS_LOG_STD
+def focal_surprise(
+    camera: pycolmap.Camera, guess: pycolmap.Camera, log_std: float | None = None
+) -> float:
+    """How far a focal length is from a guess, in squared standard deviations of its logarithm.
+
+    Args:
+        camera: Has the focal length.
+        guess: Has the guess.
+        log_std: Standard deviation; by default what EXIF or a mere guess deserves.
+    """
+    if log_std is None:
+        log_std = 0.1 if guess.has_prior_focal_length else 0.35
     ratio = camera.mean_focal_length() / guess.mean_focal_length()
-    return float((np.log(ratio) / deviation) ** 2)
+    return float((np.log(ratio) / log_std) ** 2)
 
 
 def with_focal_length(camera: pycolmap.Camera, focal_px: float) -> pycolmap.Camera:

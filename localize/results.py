@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pycolmap
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from matching.errors import InputError
 from matching.files import PathLike, existing_file, write_text_atomic
 
-CameraSource = Literal["given", "exif", "estimated"]
+CameraSource = Literal["given", "exif", "pointmap", "exif+pointmap", "estimated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,9 @@ class Localization:
         cam_from_world: The pose, OpenCV axes, in the map's unit. None without success.
         camera: The camera the pose holds for: the given one scaled to the photo, or the one whose
             focal length was refined with the pose. Pixel centre of the top-left pixel (0.5, 0.5).
-        camera_source: Where the camera came from; "exif" and "estimated" ones are refined.
+        camera_source: What was assumed of the camera before the pose: "given"; its focal length
+            from "exif", from the matcher's point maps ("pointmap"), from both, or, "estimated",
+            common ones and those of the map's cameras. All but given ones are refined.
         num_inliers: 2D-3D matches within the error limit of the pose.
         num_matches: 2D-3D matches given to RANSAC.
         confidence: In [0, 1], larger is surer; 0 without success (`localize.confidence`).
@@ -99,7 +101,7 @@ class Localization:
         for key, kinds in _FIELDS.items():
             if not isinstance(values[key], kinds):
                 raise ValueError(f"field '{key}' holds {values[key]!r}")
-        if values["camera_source"] not in ("given", "exif", "estimated"):
+        if values["camera_source"] not in get_args(CameraSource):
             raise ValueError(f"field 'camera_source' holds {values['camera_source']!r}")
         pose = None
         if values["success"]:

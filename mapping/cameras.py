@@ -9,17 +9,16 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import pycolmap
 from PIL import ExifTags
 
+from mapping.focal_prior import FocalPrior, FocalSource, focal_prior
 from matching.errors import InputError
 from matching.files import PathLike, existing_file, existing_folder, text_lines
 from matching.images import exif_tags
-
-DEFAULT_FOCAL_RATIO = 1.2  # focal length over the longer side where nothing is known (COLMAP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,34 +27,42 @@ class CameraGuess:
 
     Attributes:
         camera: Intrinsics in pixels of the upright photo; `has_prior_focal_length` tells whether
-            the focal length is more than a guess.
-        source: ``"exif"``, or ``"guess"`` for `DEFAULT_FOCAL_RATIO` times the longer side.
+            the focal length is from EXIF.
+        prior: Its focal length, where that is from, and how far to trust it.
     """
 
     camera: pycolmap.Camera
-    source: Literal["exif", "guess"]
+    prior: FocalPrior
+
+    @property
+    def source(self) -> FocalSource:
+        """Where the focal length is from; ``"guess"``: `DEFAULT_FOCAL_RATIO`."""
+        return self.prior.source
 
 
 def camera_from_image(
-    path: PathLike, image_size: tuple[int, int], *, model: str = "SIMPLE_RADIAL"
+    path: PathLike,
+    image_size: tuple[int, int],
+    *,
+    model: str = "SIMPLE_RADIAL",
+    pointmap_px: float | None = None,
 ) -> CameraGuess:
-    """Guess the camera of a photo from its EXIF block.
+    """Guess the camera of a photo from its EXIF block and, if given, from point maps.
 
     Args:
         path: The photo.
         image_size: (width, height) of the upright photo in pixels.
         model: COLMAP camera model of the result.
+        pointmap_px: Focal length from point maps; see `mapping.focal_prior.focal_prior`.
 
     Raises:
         InputError: Unknown camera model.
     """
-    width, height = image_size
-    focal = _exif_focal_px(Path(path), image_size)
-    camera = create_camera(
-        model, DEFAULT_FOCAL_RATIO * max(image_size) if focal is None else focal, width, height
-    )
-    camera.has_prior_focal_length = focal is not None
-    return CameraGuess(camera=camera, source="guess" if focal is None else "exif")
+    exif_px = _exif_focal_px(Path(path), image_size)
+    prior = focal_prior(image_size, exif_px=exif_px, pointmap_px=pointmap_px)
+    camera = create_camera(model, prior.focal_px, *image_size)
+    camera.has_prior_focal_length = exif_px is not None
+    return CameraGuess(camera=camera, prior=prior)
 
 
 def _exif_focal_px(path: Path, image_size: tuple[int, int]) -> float | None:
