@@ -1,7 +1,7 @@
 """Essential matrices from matches, with the focal lengths where they are not known."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import poselib
@@ -13,22 +13,40 @@ from localize.pnp import focal_surprise, with_focal_length
 
 FloatArray = NDArray[np.float64]
 
+RelativeMethod = Literal["essential", "reference", "pointmap"]
+
 MIN_MATCHES = 6  # five define an essential matrix, one more can contradict it
 
 
 @dataclass(frozen=True, kw_only=True)
 class RelativeOptions:
-    """Settings of `relative_pose`."""
+    """Settings of `relative_pose`.
 
+    Errors are in pixels as the matcher saw them: of the photo, or of the network's image where that
+    is smaller (`Matcher.pixel_px`).
+    """
+
+    # "essential": the essential matrix of the matches, its length from both point maps;
+    # "reference": PnP of the matched pixels of photo 1 on their points in photo 0's point map;
+    # "pointmap": PnP of the pixels of photo 1 on their own point map in camera 0, without matches
+    method: RelativeMethod = "essential"
+    # "reference" and "pointmap": improve rotation and direction over the matches; the length stays
+    refine: bool = True
     max_error_px: float = 1.0  # largest epipolar (Sampson) error of an inlier
+    max_point_error_px: float = 12.0  # largest reprojection error of a point of a point map
     min_inliers: int = 15  # with fewer there is no result
     max_iterations: int = 20_000  # most samples drawn by RANSAC
     success_probability: float = 0.9999  # RANSAC stops when a better pose is less likely than 1 - p
     seed: int = 0  # of the random samples
 
     def __post_init__(self) -> None:
-        if not self.max_error_px > 0:
-            raise ValueError(f"max_error_px must be > 0, got {self.max_error_px}")
+        if self.method not in get_args(RelativeMethod):
+            raise ValueError(
+                f"method must be one of {', '.join(get_args(RelativeMethod))}, got '{self.method}'"
+            )
+        for name in ("max_error_px", "max_point_error_px"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if self.min_inliers < MIN_MATCHES:
             raise ValueError(f"min_inliers must be at least {MIN_MATCHES}, got {self.min_inliers}")
         if self.max_iterations < 1:
@@ -46,9 +64,10 @@ class Estimate:
     camera0: pycolmap.Camera
     camera1: pycolmap.Camera
     rotation: FloatArray  # (3, 3)
-    translation: FloatArray  # (3,), unit length
+    translation: FloatArray  # (3,), of unit length where its length is not known
     cost: float  # squared errors in pixels, those of outliers truncated; less is better
     inlier_mask: NDArray[np.bool_]
+    limit_px: float  # largest error of these inliers, pixels of the photos
 
 
 def epipolar_errors(
@@ -134,14 +153,14 @@ def _with_refined_focal(
                 camera0 = with_focal_length(camera0, camera0.mean_focal_length() * factor)
             else:
                 camera1 = with_focal_length(camera1, camera1.mean_focal_length() * factor)
-            trial = _refined(pixels0, pixels1, camera0, camera1, best, options)
+            trial = refined(pixels0, pixels1, camera0, camera1, best, options)
             if trial.cost < best.cost:
                 best = trial
                 break
     return best
 
 
-def _refined(
+def refined(
     pixels0: FloatArray,
     pixels1: FloatArray,
     camera0: pycolmap.Camera,
@@ -149,11 +168,14 @@ def _refined(
     start: Estimate,
     options: RelativeOptions,
 ) -> Estimate:
-    """The pose of other cameras, by refinement over the inliers."""
+    """The pose of these cameras by refinement over the inliers of another estimate.
+
+    PoseLib keeps the length of the baseline at 1.
+    """
     rays0, rays1 = undistorted_rays(camera0, pixels0), undistorted_rays(camera1, pixels1)
     focals = [camera0.mean_focal_length(), camera1.mean_focal_length()]
     pose = poselib.CameraPose()
-    pose.R, pose.t = start.rotation, start.translation
+    pose.R, pose.t = start.rotation, start.translation / np.linalg.norm(start.translation)
     found, _ = poselib.refine_relative_pose(
         rays0[start.inlier_mask] * focals[0],
         rays1[start.inlier_mask] * focals[1],
@@ -161,7 +183,7 @@ def _refined(
         *_pinholes(camera0, camera1),
         {"loss_type": "CAUCHY", "loss_scale": options.max_error_px / 2},
     )
-    return _judged(found, camera0, camera1, rays0, rays1, options)
+    return judged(found, camera0, camera1, rays0, rays1, options)
 
 
 def _calibrated(
@@ -185,10 +207,10 @@ def _calibrated(
     )
     if info["num_inliers"] < MIN_MATCHES or np.linalg.norm(found.t) < 1e-12:
         return None
-    return _judged(found, camera0, camera1, rays0, rays1, options)
+    return judged(found, camera0, camera1, rays0, rays1, options)
 
 
-def _judged(
+def judged(
     pose: poselib.CameraPose,
     camera0: pycolmap.Camera,
     camera1: pycolmap.Camera,
@@ -196,6 +218,7 @@ def _judged(
     rays1: FloatArray,
     options: RelativeOptions,
 ) -> Estimate:
+    """A pose with its support among the matches; the baseline gets the length 1."""
     # PoseLib's own score is in units of the focal lengths, which differ between candidates
     focal = (camera0.mean_focal_length() + camera1.mean_focal_length()) / 2
     translation = pose.t / np.linalg.norm(pose.t)
@@ -208,6 +231,7 @@ def _judged(
         translation=translation,
         cost=float((np.where(inlier_mask, errors, options.max_error_px) ** 2).sum()),
         inlier_mask=inlier_mask,
+        limit_px=options.max_error_px,
     )
 
 

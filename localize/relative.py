@@ -1,6 +1,6 @@
 """`relative_pose`: how one camera stood relative to another, from two photos."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,21 @@ from localize.essential import (
     RelativeOptions,
     best_estimate,
     epipolar_errors,
+    refined,
     undistorted_rays,
 )
 from localize.intrinsics import QueryCamera, query_camera
-from localize.results import camera_to_dict
+from localize.pnp import with_focal_length
+from localize.pointmap_pose import (
+    Baseline,
+    baseline_length,
+    matched_depths,
+    pose_on_pointmap,
+    pose_on_reference,
+)
+from localize.results import CameraSource, camera_to_dict
 from matching.matcher import ImageLike, Matcher
+from matching.pointmap import PairGeometry
 from matching.types import Matches, View
 
 FloatArray = NDArray[np.float64]
@@ -33,9 +43,12 @@ class RelativePose:
         cam1_from_cam0: (4, 4), OpenCV axes; None without success.
         metric: Whether the translation is in metres; if not, its length is 1 and only its
             direction counts.
+        length_spread: How far the matches disagree about the length of the translation: median
+            deviation of its logarithm; None where it does not come from matched depths.
         camera0: Camera of photo 0: the given one scaled to the photo, or with the focal length
             found from EXIF or with the pose.
         camera1: The same for photo 1.
+        camera_sources: Where each camera came from.
         num_inliers: Matches within the error limit.
         num_matches: All matches.
         confidence: In [0, 1], larger is surer; 0 without success.
@@ -47,8 +60,10 @@ class RelativePose:
     reason: str = ""
     cam1_from_cam0: FloatArray | None = None
     metric: bool = False
+    length_spread: float | None = None
     camera0: pycolmap.Camera
     camera1: pycolmap.Camera
+    camera_sources: tuple[CameraSource, CameraSource]
     num_inliers: int = 0
     num_matches: int = 0
     confidence: float = 0.0
@@ -63,8 +78,10 @@ class RelativePose:
             "reason": self.reason,
             "cam1_from_cam0": None if pose is None else pose.tolist(),
             "metric": self.metric,
+            "length_spread": self.length_spread,
             "camera0": camera_to_dict(self.camera0),
             "camera1": camera_to_dict(self.camera1),
+            "camera_sources": list(self.camera_sources),
             "num_inliers": self.num_inliers,
             "num_matches": self.num_matches,
             "confidence": self.confidence,
@@ -78,14 +95,21 @@ class RelativePose:
         quat_wxyz = np.roll(rotation.quat, 1)
         translation = self.cam1_from_cam0[:3, 3]
         unit = "m" if self.metric else "of unit length: photos alone give no scale"
-        focals = [c.mean_focal_length() for c in (self.camera0, self.camera1)]
+        if self.length_spread is not None:
+            unit += f", matches disagree by {np.expm1(self.length_spread):.0%}"
+        focal0, focal1 = (
+            f"{camera.mean_focal_length():.1f} px ({source})"
+            for camera, source in zip(
+                (self.camera0, self.camera1), self.camera_sources, strict=True
+            )
+        )
         return "\n".join(
             [
                 "cam1_from_cam0 (camera axes x right, y down, z forward)",
                 f"  rotation qw qx qy qz  {' '.join(f'{v:.6f}' for v in quat_wxyz)}"
                 f"  ({np.degrees(rotation.angle()):.2f} deg)",
                 f"  translation x y z  {' '.join(f'{v:.4f}' for v in translation)}  ({unit})",
-                f"  focal lengths  {focals[0]:.1f} px, {focals[1]:.1f} px",
+                f"  focal lengths  {focal0}, {focal1}",
                 f"  {self.num_inliers} of {self.num_matches} matches agree, "
                 f"confidence {self.confidence:.2f}",
             ]
@@ -103,9 +127,11 @@ def relative_pose(
 ) -> RelativePose:
     """Estimate the pose of photo 1 relative to photo 0.
 
-    PoseLib's LO-RANSAC on the essential matrix. Without a camera the focal length comes from EXIF,
-    or is estimated with the pose: a shared one for two photos of one size (Kukelova et al., "Making
-    minimal solvers fast", CVPR 2012), else those of the fundamental matrix.
+    PoseLib's LO-RANSAC on the essential matrix, or PnP on point maps, see `RelativeOptions.method`.
+    A matcher that predicts point maps gives the translation in metres (in their unit); others, such
+    as SIFT, leave it at length 1. Without a camera the focal length comes from EXIF, or from the
+    point map and is estimated with the pose: a shared one for two photos of one size (Kukelova et
+    al., "Making minimal solvers fast", CVPR 2012), else those of the fundamental matrix.
 
     Args:
         image0: Path, upright array (H, W, 3) uint8, or encoded view.
@@ -134,74 +160,178 @@ def relative_pose(
     )
     matches = matcher.match_views(view0, view1)
     if len(matches) < options.min_inliers:
-        return _failed(
-            f"too few matches: {len(matches)} < {options.min_inliers}", matches, guess0, guess1
-        )
-    pixels0, pixels1 = (m.astype(np.float64) for m in (matches.keypoints0, matches.keypoints1))
-    estimate = best_estimate(pixels0, pixels1, guess0, guess1, options)
-    if estimate is None:
-        return _failed(f"no pose fits the {len(matches)} matches", matches, guess0, guess1)
-    return _judge(estimate, pixels0, pixels1, matches, options)
-
-
-def _judge(
-    estimate: Estimate,
-    pixels0: FloatArray,
-    pixels1: FloatArray,
-    matches: Matches,
-    options: RelativeOptions,
-) -> RelativePose:
-    """Compare the support of a pose with what chance and what a turn on the spot would give."""
-    camera0, camera1, mask = estimate.camera0, estimate.camera1, estimate.inlier_mask
-    focal = (camera0.mean_focal_length() + camera1.mean_focal_length()) / 2
-    rays0, rays1 = undistorted_rays(camera0, pixels0), undistorted_rays(camera1, pixels1)
-    rows = np.random.default_rng(options.seed).integers(0, len(pixels0), (2, 20_000))
-    wrong = epipolar_errors(estimate.rotation, estimate.translation, rays0[rows[0]], rays1[rows[1]])
-    probability = float(np.mean(wrong[rows[0] != rows[1]] * focal < options.max_error_px))
-    chance = inliers_by_chance(len(pixels0), min(max(probability, 1e-5), 0.5), sample_size=5)
-    needed = max(options.min_inliers, chance + 1)
-    num_inliers = int(mask.sum())
-    turned = np.column_stack([rays0, np.ones(len(rays0))]) @ estimate.rotation.T
-    shift = np.linalg.norm(turned[:, :2] / turned[:, 2:] - rays1, axis=1) * focal
-    with np.errstate(invalid="ignore"):
-        num_parallax = int((mask & ~(shift < 2 * options.max_error_px)).sum())
-    reason = ""
-    if num_inliers < needed:
-        reason = f"too few inliers: {num_inliers} of {len(matches)} < {needed}"
-    elif num_parallax < options.min_inliers:
+        reason = f"too few matches: {len(matches)} < {options.min_inliers}"
+        return _failed(reason, matches, guess0, guess1)
+    geometry = matcher.predict(view0, view1)
+    if geometry is None and options.method != "essential":
         reason = (
-            f"only {num_parallax} of {num_inliers} inliers moved by more than a turn of the camera "
-            "explains: the photos were taken from one spot"
+            f"method '{options.method}' needs point maps, and {matcher.name} predicts none: use "
+            "method=essential or another matcher"
         )
-    if reason:
+        return _failed(reason, matches, guess0, guess1)
+    if geometry is not None:
+        guess0, guess1 = (_with_seen_focal(g, geometry, v) for v, g in enumerate((guess0, guess1)))
+    # errors are told in the pixels that the matcher looked at
+    pixel_px = (matcher.pixel_px(view0) + matcher.pixel_px(view1)) / 2
+    options = replace(
+        options,
+        max_error_px=options.max_error_px * pixel_px,
+        max_point_error_px=options.max_point_error_px * pixel_px,
+    )
+    return _Pair(matches, guess0, guess1, geometry, options).solve()
+
+
+class _Pair:
+    """Two photos with everything that is known of them before their pose is."""
+
+    def __init__(
+        self,
+        matches: Matches,
+        guess0: QueryCamera,
+        guess1: QueryCamera,
+        geometry: PairGeometry | None,
+        options: RelativeOptions,
+    ) -> None:
+        self.matches = matches
+        self.pixels0 = matches.keypoints0.astype(np.float64)
+        self.pixels1 = matches.keypoints1.astype(np.float64)
+        self.guess0, self.guess1 = guess0, guess1
+        self.geometry = geometry
+        self.options = options
+
+    def solve(self) -> RelativePose:
+        """The pose by the chosen method."""
+        photos = (self.pixels0, self.pixels1)
+        guesses = (self.guess0, self.guess1)
+        if self.geometry is None or self.options.method == "essential":
+            estimate = best_estimate(*photos, *guesses, self.options)
+        elif self.options.method == "reference":
+            estimate = pose_on_reference(*photos, self.geometry, *guesses, self.options)
+        else:
+            estimate = pose_on_pointmap(*photos, self.geometry, *guesses, self.options)
+        if estimate is None:
+            reason = f"no pose fits the {len(self.matches)} matches"
+            return _failed(reason, self.matches, self.guess0, self.guess1)
+        if self.geometry is None:
+            return self._judge(estimate, None, metric=False)
+        if self.options.method != "essential":
+            return self._judge(*self._refined(estimate), metric=True)
+        if self._num_parallax(estimate) >= self.options.min_inliers:
+            baseline = self._baseline(estimate)
+            if baseline is None:
+                return self._judge(estimate, None, metric=False)
+            return self._judge(_with_length(estimate, baseline.length), baseline, metric=True)
+        # no parallax to triangulate from: the points of the reference hold short baselines too
+        turned = pose_on_reference(*photos, self.geometry, *guesses, self.options)
+        if turned is None:
+            return self._judge(estimate, None, metric=False)
+        return self._judge(turned, None, metric=True)
+
+    def _refined(self, estimate: Estimate) -> tuple[Estimate, Baseline | None]:
+        """Rotation and direction from the matches near their epipolar lines, where these help."""
+        length = float(np.linalg.norm(estimate.translation))
+        if not self.options.refine or length == 0:
+            return estimate, None
+        if self._num_parallax(estimate) < self.options.min_inliers:
+            return estimate, None  # matches without parallax know no direction
+        cameras = (estimate.camera0, estimate.camera1)
+        better = estimate
+        for _ in range(2):  # the second time over the inliers of the first
+            better = refined(self.pixels0, self.pixels1, *cameras, better, self.options)
+            if better.inlier_mask.sum() < self.options.min_inliers:
+                return estimate, None
+        if better.translation @ estimate.translation < 0:
+            return estimate, None  # the matches see the other side: they do not agree
+        baseline = self._baseline(better)
+        return _with_length(better, length), baseline
+
+    def _baseline(self, estimate: Estimate) -> Baseline | None:
+        assert self.geometry is not None
+        mask = estimate.inlier_mask
+        pixels0, pixels1 = self.pixels0[mask], self.pixels1[mask]
+        return baseline_length(
+            estimate.rotation,
+            estimate.translation,
+            undistorted_rays(estimate.camera0, pixels0),
+            undistorted_rays(estimate.camera1, pixels1),
+            matched_depths(self.geometry, 0, pixels0),
+            matched_depths(self.geometry, 1, pixels1),
+        )
+
+    def _num_parallax(self, estimate: Estimate) -> int:
+        """Inliers that moved by more than a turn of the camera explains."""
+        rays0 = undistorted_rays(estimate.camera0, self.pixels0)
+        rays1 = undistorted_rays(estimate.camera1, self.pixels1)
+        turned = np.column_stack([rays0, np.ones(len(rays0))]) @ estimate.rotation.T
+        focal = _mean_focal(estimate)
+        shift = np.linalg.norm(turned[:, :2] / turned[:, 2:] - rays1, axis=1) * focal
+        with np.errstate(invalid="ignore"):
+            return int((estimate.inlier_mask & ~(shift < 2 * estimate.limit_px)).sum())
+
+    def _judge(
+        self, estimate: Estimate, baseline: Baseline | None, *, metric: bool
+    ) -> RelativePose:
+        """Compare the support of a pose with what chance and a turn on the spot would give."""
+        options, num_matches = self.options, len(self.matches)
+        camera0, camera1, mask = estimate.camera0, estimate.camera1, estimate.inlier_mask
+        rays0 = undistorted_rays(camera0, self.pixels0)
+        rays1 = undistorted_rays(camera1, self.pixels1)
+        rows = np.random.default_rng(options.seed).integers(0, num_matches, (2, 20_000))
+        direction = estimate.translation / np.linalg.norm(estimate.translation)
+        wrong = epipolar_errors(estimate.rotation, direction, rays0[rows[0]], rays1[rows[1]])
+        agree = wrong[rows[0] != rows[1]] * _mean_focal(estimate) < estimate.limit_px
+        probability = min(max(float(np.mean(agree)), 1e-5), 0.5)
+        chance = inliers_by_chance(num_matches, probability, sample_size=5)
+        needed = max(options.min_inliers, chance + 1)
+        num_inliers, num_parallax = int(mask.sum()), self._num_parallax(estimate)
+        reason = ""
+        if num_inliers < needed:
+            reason = f"too few inliers: {num_inliers} of {num_matches} < {needed}"
+        elif num_parallax < options.min_inliers and not metric:
+            reason = (
+                f"only {num_parallax} of {num_inliers} inliers moved by more than a turn of the "
+                "camera explains: the photos were taken from one spot"
+            )
+        cam1_from_cam0 = np.eye(4)
+        cam1_from_cam0[:3, :3], cam1_from_cam0[:3, 3] = estimate.rotation, estimate.translation
+        confidence = pose_confidence(
+            num_inliers=num_inliers,
+            support=spread_inliers(self.pixels0, mask, (camera0.width, camera0.height)),
+            chance=chance,
+            num_outliers=num_matches - num_inliers,
+        )
         return RelativePose(
-            success=False,
+            success=not reason,
             reason=reason,
+            cam1_from_cam0=None if reason else cam1_from_cam0,
+            metric=metric and not reason,
+            length_spread=None if reason or baseline is None else baseline.spread,
             camera0=camera0,
             camera1=camera1,
+            camera_sources=(self.guess0.source, self.guess1.source),
             num_inliers=num_inliers,
-            num_matches=len(matches),
-            matches=matches,
+            num_matches=num_matches,
+            confidence=0.0 if reason else confidence,
+            matches=self.matches,
             inlier_mask=mask,
         )
-    cam1_from_cam0 = np.eye(4)
-    cam1_from_cam0[:3, :3], cam1_from_cam0[:3, 3] = estimate.rotation, estimate.translation
-    return RelativePose(
-        success=True,
-        cam1_from_cam0=cam1_from_cam0,
-        camera0=camera0,
-        camera1=camera1,
-        num_inliers=num_inliers,
-        num_matches=len(matches),
-        confidence=pose_confidence(
-            num_inliers=num_inliers,
-            support=spread_inliers(pixels0, mask, (camera0.width, camera0.height)),
-            chance=chance,
-            num_outliers=len(matches) - num_inliers,
-        ),
-        matches=matches,
-        inlier_mask=mask,
-    )
+
+
+def _with_length(estimate: Estimate, length: float) -> Estimate:
+    direction = estimate.translation / np.linalg.norm(estimate.translation)
+    return replace(estimate, translation=direction * length)
+
+
+def _mean_focal(estimate: Estimate) -> float:
+    return (estimate.camera0.mean_focal_length() + estimate.camera1.mean_focal_length()) / 2
+
+
+def _with_seen_focal(guess: QueryCamera, geometry: PairGeometry, view: int) -> QueryCamera:
+    """A camera about which nothing is known gets the focal length of its photo's point map."""
+    if guess.source != "estimated":
+        return guess
+    camera = with_focal_length(guess.camera, geometry.focal_px(view))
+    return QueryCamera(camera=camera, source=guess.source)
 
 
 def _failed(
@@ -212,6 +342,7 @@ def _failed(
         reason=reason,
         camera0=guess0.camera,
         camera1=guess1.camera,
+        camera_sources=(guess0.source, guess1.source),
         num_matches=len(matches),
         matches=matches,
         inlier_mask=np.zeros(len(matches), np.bool_),

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from matching.errors import InputError
 from matching.files import PathLike
 from matching.images import read_image
 from matching.types import Matches, View
+
+if TYPE_CHECKING:
+    from matching.pointmap import PairGeometry  # needs torch
 
 ImageLike = PathLike | NDArray[np.uint8]
 
@@ -29,10 +32,14 @@ class Matcher(ABC):
         name: What ``load_matcher`` takes, stored in ``map.json``.
         fingerprint: Hash of weights and of the options that change encodings; maps made with
             another fingerprint are refused.
+        num_streams: Threads that should call `match_many` in turns so that the device of the
+            matcher never waits for what callers compute in between; 1: calls are not thread-safe
+            or keep all cores busy.
     """
 
     name: str
     fingerprint: str
+    num_streams: int = 1
 
     @abstractmethod
     def encode_image(self, image: NDArray[np.uint8]) -> View:
@@ -105,6 +112,14 @@ class Matcher(ABC):
     def at_keypoints(self, view: View, rows: NDArray[np.int64]) -> View:
         """The view with only some of its keypoints, in the order of ``rows`` (M,)."""
         return replace(view, keypoints=view.keypoints[rows])
+
+    def predict(self, view0: View, view1: View) -> "PairGeometry | None":
+        """Point maps of two encoded photos in the frames of both cameras.
+
+        Returns:
+            None if the matcher predicts no point maps, or a photo is blank.
+        """
+        return None
 
     def focal_px(self, view: View, others: Sequence[View] = ()) -> float | None:
         """Focal length of an encoded photo as the matcher sees it, pixels of the photo.
