@@ -18,6 +18,7 @@ from localize.queries import Cameras, Query, read_queries
 from localize.results import Localization, unwritable_name
 from localize.second_round import photos_in_view
 from localize.solve import Solved, failed, solve
+from localize.stream import in_order
 from mapping.map import Map
 from matching.errors import InputError
 from matching.files import PathLike
@@ -129,26 +130,30 @@ class Localizer:
         if 0 < len(without) < len(queries):
             logger.warning("%d photos without a given camera, e.g. %s", len(without), without[0])
         views = (self._quick or self.matcher).encode_many(self._photo(q.path) for q in queries)
+
+        def encoded() -> Iterator[_Encoded]:
+            for query in queries:
+                timings: dict[str, float] = {}
+                with _timed(timings, "encode"):  # what is not hidden behind earlier queries
+                    view = next(views)
+                given = None if retrieved is None else retrieved.get(query.name)
+                yield _Encoded(query=query, view=view, timings=timings, given=given)
+
+        threads = self.options.num_threads or self.matcher.num_streams
+        stream = in_order(self._localize_query, encoded(), threads)
         results: dict[str, Localization] = {}
-        for query in progress(queries, "localize", total=len(queries)):
-            timings: dict[str, float] = {}
-            with _timed(timings, "encode"):
-                view = next(views)
-            given = None if retrieved is None else retrieved.get(query.name)
-            result = self._localize_query(query, view, timings, given)
-            results[query.name] = result
-            if on_result is not None:
-                on_result(result)
+        try:
+            for query in progress(queries, "localize", total=len(queries)):
+                results[query.name] = next(stream)
+                if on_result is not None:
+                    on_result(results[query.name])
+        finally:
+            stream.close()
         return results
 
-    def _localize_query(
-        self,
-        query: Query,
-        view: View | InputError,
-        timings: dict[str, float],
-        given: Sequence[str] | None,
-    ) -> Localization:
+    def _localize_query(self, encoded: "_Encoded") -> Localization:
         """The pose of one of many photos; what is wrong with the photo is a reason, no error."""
+        query, view, timings = encoded.query, encoded.view, encoded.timings
         try:
             if isinstance(view, InputError):
                 raise view
@@ -157,8 +162,8 @@ class Localizer:
             camera = query_camera(query.path, view.image_size, query.camera, query.name)
         except InputError as error:
             return failed(query.name, str(error), None, timings)
-        result = self._localize_view(view, camera, query.name, timings, given)
-        return self._without_doubt(result, query.path, camera, timings, given)
+        result = self._localize_view(view, camera, query.name, timings, encoded.given)
+        return self._without_doubt(result, query.path, camera, timings, encoded.given)
 
     def _without_doubt(
         self,
@@ -297,6 +302,16 @@ class Localizer:
         if name not in self._unreadable:
             self._unreadable.add(name)
             logger.warning("map photo '%s' is skipped: %s", name, error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encoded:
+    """One of many queries on its way."""
+
+    query: Query
+    view: View | InputError
+    timings: dict[str, float]
+    given: Sequence[str] | None  # map photos to compare it with
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,14 +23,16 @@ class LocalizerOptions:
     # a pose that is hardly better than chance counts as a failure; 0 keeps every pose
     min_confidence: float = 0.05
     min_shared_points: int = 5  # map points two photos share to show the same place
+    num_threads: int = 0  # queries of a stream worked on at a time; 0: as the matcher likes it
     lift: LiftOptions = field(default_factory=LiftOptions)
     pnp: PnPOptions = field(default_factory=PnPOptions)
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {self.top_k}")
-        if self.second_round_photos < 0:
-            raise ValueError(f"second_round_photos must be >= 0, got {self.second_round_photos}")
+        for name in ("second_round_photos", "num_threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         for name in ("second_round_below", "min_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")

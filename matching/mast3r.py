@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,6 +116,8 @@ class Mast3rMatcher(Matcher):
         self.name = name
         self.config = network.config
         self.engine = Engine(network, device=device, options=self.options.engine)
+        self.num_streams = 1 if self.engine.device.type == "cpu" else 3
+        self._turn = threading.RLock()  # recorded launches have one set of inputs and outputs
         self.long_side_px = self.options.long_side_px or network.config.long_side
         self.fingerprint = self._fingerprint(fingerprint)
         small = self.config.architecture == "GroundlocSmall"
@@ -265,7 +268,8 @@ class Mast3rMatcher(Matcher):
         tensors = [prepared.tensor for prepared in batch if prepared.tensor is not None]
         if not tensors:
             return [blank_view(p.image_size, self.config.enc_embed_dim) for p in batch]
-        return views_of(batch, self.engine.encode(torch.stack(tensors)))
+        with self._turn:
+            return views_of(batch, self.engine.encode(torch.stack(tensors)))
 
     def _with_keypoints(self, prepared: Prepared, view: View | InputError) -> View | InputError:
         """The view with the photo's keypoints, chosen on what the network sees of it."""
@@ -293,6 +297,10 @@ class Mast3rMatcher(Matcher):
 
     def match_many(self, view: View, others: Sequence[View]) -> list[Matches]:
         """Match one view with several, decoding those of one size together."""
+        with self._turn:
+            return self._match_many(view, others)
+
+    def _match_many(self, view: View, others: Sequence[View]) -> list[Matches]:
         results = [_no_matches(view, other) for other in others]
         groups: dict[tuple[int, int], list[int]] = {}
         for row, other in enumerate(others):
@@ -323,7 +331,8 @@ class Mast3rMatcher(Matcher):
             return None
         want = Want(pointmap=True)
         encodings = self._encoding([view0]), self._encoding([view1])
-        passes = self.engine.decode_symmetric(*encodings, want, want)
+        with self._turn:
+            passes = self.engine.decode_symmetric(*encodings, want, want)
         arrays = []
         for prediction in (*passes[0], *passes[1]):
             assert prediction.pointmap is not None and prediction.confidence is not None
@@ -350,9 +359,10 @@ class Mast3rMatcher(Matcher):
         principal_point = torch.from_numpy(middle - 0.5).float().to(self.engine.device)
         focal_lengths: list[float] = []
         for partner in partners:
-            own, _ = self.engine.decode(
-                self._encoding([view]), self._encoding([partner]), Want(pointmap=True), NOTHING
-            )
+            with self._turn:
+                own, _ = self.engine.decode(
+                    self._encoding([view]), self._encoding([partner]), Want(pointmap=True), NOTHING
+                )
             assert own.pointmap is not None
             # fields of view from 100 to 19 degrees, the limits of MASt3R's sparse alignment
             focal = focal_from_pointmap(own.pointmap, principal_point, min_focal=0.5, max_focal=3.5)
