@@ -6,7 +6,9 @@ A further data set is a reader (`benchmarks.datasets`) and one line here.
 from benchmarks.datasets.aachen import AachenOptions, open_aachen
 from benchmarks.datasets.cambridge import CambridgeOptions, open_cambridge
 from benchmarks.datasets.colmap_folder import ColmapOptions, open_colmap
+from benchmarks.datasets.megadepth1500 import MegadepthOptions, open_megadepth1500
 from benchmarks.datasets.pairs import FolderPairsOptions, open_pairs
+from benchmarks.datasets.scannet1500 import ScannetOptions, open_scannet1500
 from benchmarks.datasets.seven_scenes import SevenScenesOptions, open_seven_scenes
 from benchmarks.datasets.twelve_scenes import TwelveScenesOptions, open_twelve_scenes
 from benchmarks.kinds import Benchmark, LocalizationBenchmark, PairsBenchmark
@@ -18,7 +20,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "aachen": LocalizationBenchmark(options=AachenOptions, open=open_aachen),
     "cambridge": LocalizationBenchmark(options=CambridgeOptions, open=open_cambridge),
     "colmap": LocalizationBenchmark(options=ColmapOptions, open=open_colmap),
+    "megadepth1500": PairsBenchmark(options=MegadepthOptions, open=open_megadepth1500),
     "pairs": PairsBenchmark(options=FolderPairsOptions, open=open_pairs),
+    "scannet1500": PairsBenchmark(options=ScannetOptions, open=open_scannet1500),
 }
 
 

@@ -6,13 +6,20 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import poselib
+import pycolmap
 from numpy.typing import NDArray
 
-from benchmarks.datasets.pairs import ImagePair, PairSet, prepare_photo
+from benchmarks.datasets.pair_task import (
+    MIN_MATCHES,
+    ImagePair,
+    PairSet,
+    PairsOptions,
+    prepare_photo,
+)
 from benchmarks.metrics import epipolar_distances_px, pose_auc, relative_pose_errors_deg
 from benchmarks.report import PairScore, PairsReport
 from matching.errors import InputError
@@ -25,33 +32,8 @@ from matching.types import View
 FloatArray = NDArray[np.float64]
 
 AUC_THRESHOLDS_DEG = (5, 10, 20)
-_MIN_MATCHES = 6  # five define an essential matrix, the sixth can contradict it
+_BATCH = 16  # pairs with the same first photo matched in one call
 _NUM_CACHED_VIEWS = 64  # encoded photos kept: neighbouring pairs share photos
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairsOptions:
-    """Protocol of `benchmark pairs`. Scores move by points with it: reports state it."""
-
-    SCORING: ClassVar[tuple[str, ...]] = ("max_error_px", "seed")  # matches serve any of them
-
-    gaps: tuple[int, int] = (1, 3)  # places apart in the sorted photos; not used by pairs.json
-    ground_truth: str | None = None  # a COLMAP model in place of sparse_gt or pairs.json
-    # (width, height) pixels that every photo is scaled to cover and cropped to; None: as it is
-    crop_size: tuple[int, int] | None = None
-    max_matches: int | None = 3000  # best matches used of a pair; None: all
-    max_error_px: float = 1.5  # largest epipolar error of an inlier, in the photos as matched
-    seed: int = 0  # of RANSAC
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.gaps[0] <= self.gaps[1]:
-            raise ValueError(f"gaps must be (smallest, largest) from 1 on, got {self.gaps}")
-        if self.crop_size is not None and min(self.crop_size) < 16:
-            raise ValueError(f"crop_size must be at least 16x16, got {self.crop_size}")
-        if self.max_matches is not None and self.max_matches < _MIN_MATCHES:
-            raise ValueError(f"max_matches must be at least {_MIN_MATCHES}, got {self.max_matches}")
-        if not self.max_error_px > 0:
-            raise ValueError(f"max_error_px must be > 0, got {self.max_error_px}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +68,11 @@ def match_pairs(
 
     Args:
         pair_set: The pairs.
-        folder: Of the files, which are named by the number of their pair.
-        matcher: Any.
-        options: The protocol.
-        numbers: Only these pairs; None for all.
-        progress: Wraps the loop.
+        folder: For the files, named by the numbers of the pairs.
+        matcher: Matches.
+        options: How photos are framed, and how many matches count.
+        numbers: Only these pairs; None: all.
+        progress: Wraps the loop over pairs.
 
     Raises:
         InputError: A photo cannot be read.
@@ -98,26 +80,39 @@ def match_pairs(
     folder.mkdir(parents=True, exist_ok=True)
     photos = _Photos(pair_set, matcher, options)
     wanted = range(len(pair_set.pairs)) if numbers is None else numbers
-    for number in progress(wanted, "match", total=len(wanted)):
-        pair, file = pair_set.pairs[number], _file(folder, number)
-        if file.exists():
-            continue
-        view0, K0 = photos.framed(pair, 0)
-        view1, K1 = photos.framed(pair, 1)
+    batch: list[int] = []
+
+    def match_batch() -> None:
+        pairs = [pair_set.pairs[number] for number in batch]
+        view0, K0 = photos.framed(pairs[0], 0)
+        framed = [photos.framed(pair, 1) for pair in pairs]
         start = time.perf_counter()
-        matches = matcher.match_views(view0, view1)
-        seconds = time.perf_counter() - start
-        if options.max_matches is not None:
-            matches = matches.select(slice(options.max_matches))
-        with atomic_file(file) as temporary, temporary.open("wb") as stream:
-            np.savez(
-                stream,
-                keypoints0=matches.keypoints0,
-                keypoints1=matches.keypoints1,
+        found = matcher.match_many(view0, [view1 for view1, _ in framed])
+        seconds = (time.perf_counter() - start) / len(batch)
+        for number, matches, (_, K1) in zip(batch, found, framed, strict=True):
+            best = matches.select(slice(options.max_matches))
+            values = PairMatches(
+                keypoints0=best.keypoints0,
+                keypoints1=best.keypoints1,
                 K0=K0,
                 K1=K1,
                 seconds=seconds,
             )
+            with atomic_file(_file(folder, number)) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, **vars(values))
+        batch.clear()
+
+    for number in progress(wanted, "match", total=len(wanted)):
+        if _file(folder, number).exists():
+            continue
+        if batch and (
+            len(batch) == _BATCH
+            or photos.key(pair_set.pairs[number], 0) != photos.key(pair_set.pairs[batch[0]], 0)
+        ):
+            match_batch()
+        batch.append(number)
+    if batch:
+        match_batch()
 
 
 def score_pairs(
@@ -130,39 +125,76 @@ def score_pairs(
     Raises:
         InputError: The matches of a pair are missing or damaged.
     """
-    found = [read_matches(folder, number) for number in range(len(pair_set.pairs))]
-    scores = [
-        _score(pair, matches, options)
-        for pair, matches in progress(
-            zip(pair_set.pairs, found, strict=True), "relative poses", total=len(found)
+    limits = (options.max_error_px, *options.sweep_px)
+    scores: dict[float, list[PairScore]] = {limit: [] for limit in limits}
+    seconds = []
+    pairs = enumerate(progress(pair_set.pairs, "relative poses", total=len(pair_set.pairs)))
+    for number, pair in pairs:
+        matches = read_matches(folder, number)
+        seconds.append(matches.seconds)
+        for limit in scores:
+            scores[limit].append(_score(pair, matches, limit, options.seed))
+    counted = scores[options.max_error_px]
+    known = [score for score in counted if score.rotation_error_deg is not None]
+    errors = _larger_errors(known)
+    precisions = [s.precision_2px for s in counted if s.precision_2px is not None]
+    notes = list(pair_set.notes)
+    if len(known) < len(counted):
+        notes.append(f"{len(counted) - len(known)} pairs have no ground truth and are not scored")
+    notes.append(f"protocol: {_protocol(pair_set, options)}")
+    if options.sweep_px and known:
+        notes.append(
+            "AUC at 5/10/20 deg by RANSAC's threshold: "
+            + ", ".join(
+                f"{limit:g} px {'/'.join(f'{area:.3f}' for area in _auc(scores[limit]).values())}"
+                for limit in sorted(scores)
+            )
         )
-    ]
-    known = [score for score in scores if score.rotation_error_deg is not None]
-    errors = np.array([max(s.rotation_error_deg, s.translation_error_deg) for s in known])  # type: ignore[type-var]
-    precisions = [s.precision_2px for s in scores if s.precision_2px is not None]
-    notes = []
-    if len(known) < len(scores):
-        notes.append(f"{len(scores) - len(known)} pairs have no ground truth and are not scored")
-    areas = pose_auc(errors, AUC_THRESHOLDS_DEG)
-    auc_deg = {str(t): a for t, a in zip(AUC_THRESHOLDS_DEG, areas, strict=True)}
-    frame = "as they are" if options.crop_size is None else "{}x{}".format(*options.crop_size)
-    notes.append(
-        f"protocol: photos undistorted, {frame}; "
-        f"{'all' if options.max_matches is None else f'at most {options.max_matches}'} matches; "
-        f"PoseLib essential matrix at {options.max_error_px:g} px, seed {options.seed}"
-    )
     return PairsReport(
-        num_pairs=len(scores),
-        num_estimated=sum(s.success for s in scores),
-        auc_deg=auc_deg if known else None,
+        num_pairs=len(counted),
+        num_estimated=sum(s.success for s in counted),
+        auc_deg=_auc(counted) if known else None,
         median_error_deg=float(np.median(errors)) if known else None,
         precision_2px=float(np.mean(precisions)) if precisions else None,
-        median_matches=float(np.median([s.num_matches for s in scores])),
-        median_inliers=float(np.median([s.num_inliers for s in scores])),
-        seconds_per_pair=float(np.mean([m.seconds for m in found])),
+        median_matches=float(np.median([s.num_matches for s in counted])),
+        median_inliers=float(np.median([s.num_inliers for s in counted])),
+        seconds_per_pair=float(np.mean(seconds)),
         options={"pairs": options_as_dict(options)},
-        per_pair=scores,
+        per_pair=counted,
         notes=notes,
+    )
+
+
+def _larger_errors(scores: Sequence[PairScore]) -> FloatArray:
+    """max(rotation, translation error) of the pairs with a truth, degrees."""
+    return np.array(
+        [
+            max(s.rotation_error_deg, s.translation_error_deg or 0.0)
+            for s in scores
+            if s.rotation_error_deg is not None
+        ]
+    )
+
+
+def _auc(scores: Sequence[PairScore]) -> dict[str, float]:
+    areas = pose_auc(_larger_errors(scores), AUC_THRESHOLDS_DEG)
+    return {str(t): area for t, area in zip(AUC_THRESHOLDS_DEG, areas, strict=True)}
+
+
+def _protocol(pair_set: PairSet, options: PairsOptions) -> str:
+    """How photos were framed and poses estimated, in one line."""
+    frame = "as they are"
+    if options.crop_size is not None:
+        frame = "{}x{}, portrait ones turned".format(*options.crop_size)
+    elif options.long_side_px is not None:
+        frame = f"{options.long_side_px} px on the long side"
+    if pair_set.stretched_to is not None:
+        stretched = "stretched to {}x{}".format(*pair_set.stretched_to)
+        frame = stretched if frame == "as they are" else f"{stretched}, then {frame}"
+    most = "all" if options.max_matches is None else f"at most {options.max_matches}"
+    return (
+        f"photos undistorted, {frame}; {most} matches; PoseLib essential matrix at "
+        f"{options.max_error_px:g} px, seed {options.seed}"
     )
 
 
@@ -192,28 +224,36 @@ class _Photos:
     """Encoded photos as the protocol frames them; the last ones stay in memory."""
 
     def __init__(self, pair_set: PairSet, matcher: Matcher, options: PairsOptions) -> None:
-        self._images = pair_set.images
+        self._pair_set = pair_set
         self._matcher = matcher
-        self._size = options.crop_size
+        self._options = options
         self._views: OrderedDict[str, tuple[View, FloatArray]] = OrderedDict()
+
+    def key(self, pair: ImagePair, number: int) -> str:
+        """What identifies a framed photo: a list may give one photo several calibrations."""
+        name, camera = self._photo(pair, number)
+        return json.dumps([name, None if camera is None else camera.params.tolist()])
 
     def framed(self, pair: ImagePair, number: int) -> tuple[View, FloatArray]:
         """View and calibration matrix of photo 0 or 1 of a pair."""
-        name = pair.image1 if number else pair.image0
-        camera = pair.camera1 if number else pair.camera0
-        # A list may give one photo several calibrations.
-        key = json.dumps([name, None if camera is None else camera.params.tolist()])
+        key = self.key(pair, number)
         if key in self._views:
             self._views.move_to_end(key)
             return self._views[key]
-        image, K = prepare_photo(self._images / name, camera, self._size)
+        name, camera = self._photo(pair, number)
+        image, K = prepare_photo(
+            self._pair_set.images / name, camera, self._options, self._pair_set.stretched_to
+        )
         self._views[key] = self._matcher.encode(image), K
         if len(self._views) > _NUM_CACHED_VIEWS:
             self._views.popitem(last=False)
         return self._views[key]
 
+    def _photo(self, pair: ImagePair, number: int) -> tuple[str, pycolmap.Camera | None]:
+        return (pair.image1, pair.camera1) if number else (pair.image0, pair.camera0)
 
-def _score(pair: ImagePair, matches: PairMatches, options: PairsOptions) -> PairScore:
+
+def _score(pair: ImagePair, matches: PairMatches, max_error_px: float, seed: int) -> PairScore:
     keypoints0 = matches.keypoints0.astype(np.float64)
     keypoints1 = matches.keypoints1.astype(np.float64)
     count = len(keypoints0)
@@ -226,14 +266,14 @@ def _score(pair: ImagePair, matches: PairMatches, options: PairsOptions) -> Pair
     if pair.camera0 is None or pair.camera1 is None:
         inliers = 0
         if count >= 8:
-            ransac = {"max_epipolar_error": options.max_error_px, "seed": options.seed}
+            ransac = {"max_epipolar_error": max_error_px, "seed": seed}
             _, info = poselib.estimate_fundamental(keypoints0, keypoints1, ransac, {})
             inliers = int(info["num_inliers"])
         reason = "no intrinsics: the inliers are those of a fundamental matrix"
         return PairScore(**values, num_inliers=inliers, success=False, reason=reason)
     if truth is not None:
         values["precision_2px"] = _precision(keypoints0, keypoints1, matches, truth)
-    estimated, inliers = _estimate(keypoints0, keypoints1, matches, options)
+    estimated, inliers = _estimate(keypoints0, keypoints1, matches, max_error_px, seed)
     if estimated is None:
         failed = None if truth is None else np.inf
         return PairScore(
@@ -252,10 +292,14 @@ def _score(pair: ImagePair, matches: PairMatches, options: PairsOptions) -> Pair
 
 
 def _estimate(
-    keypoints0: FloatArray, keypoints1: FloatArray, matches: PairMatches, options: PairsOptions
+    keypoints0: FloatArray,
+    keypoints1: FloatArray,
+    matches: PairMatches,
+    max_error_px: float,
+    seed: int,
 ) -> tuple[FloatArray | None, int]:
     """``cam1_from_cam0`` (4, 4) or None, and the number of inliers."""
-    if len(keypoints0) < _MIN_MATCHES:
+    if len(keypoints0) < MIN_MATCHES:
         return None, 0
     cameras = [
         # The size plays no part in PoseLib's pinhole camera.
@@ -267,12 +311,12 @@ def _estimate(
         }
         for K in (matches.K0, matches.K1)
     ]
-    ransac = {"max_epipolar_error": options.max_error_px, "seed": options.seed}
+    ransac = {"max_epipolar_error": max_error_px, "seed": seed}
     pose, info = poselib.estimate_relative_pose(
         keypoints0, keypoints1, *cameras, ransac, {"loss_type": "CAUCHY"}
     )
     inliers = int(info["num_inliers"])
-    if inliers < _MIN_MATCHES:
+    if inliers < MIN_MATCHES:
         return None, inliers
     cam1_from_cam0 = np.eye(4)
     cam1_from_cam0[:3, :3], cam1_from_cam0[:3, 3] = pose.R, pose.t

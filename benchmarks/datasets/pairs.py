@@ -1,70 +1,52 @@
-"""Image pairs with known relative poses, and their photos as a protocol wants them."""
+"""A folder of photos whose pairs are made by their order, or listed in ``pairs.json``."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pycolmap
-from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks.datasets.colmap_folder import photo_folder, read_truth
+from benchmarks.datasets.pair_task import (
+    FloatArray,
+    ImagePair,
+    PairSet,
+    PairsOptions,
+    Size,
+    finite_matrix,
+    pinhole,
+)
+from mapping.build import build_map
 from mapping.cameras import read_model
+from mapping.options import MapOptions
 from matching.errors import InputError
-from matching.files import PathLike, existing_file, existing_folder
-from matching.images import image_size, read_image
-
-FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImagePair:
-    """Two photos of one place.
-
-    Attributes:
-        image0: Name, relative to the photo folder.
-        image1: Name.
-        camera0: Intrinsics of photo 0 as stored, with its distortion; None if nobody knows them.
-        camera1: The same of photo 1.
-        cam1_from_cam0: True relative pose, (4, 4), any scale; None if nobody knows it.
-        group: Scene or overlap band that the pair's score is also listed under, or "".
-    """
-
-    image0: str
-    image1: str
-    camera0: pycolmap.Camera | None
-    camera1: pycolmap.Camera | None
-    cam1_from_cam0: FloatArray | None
-    group: str = ""
+from matching.files import existing_file, existing_folder
+from matching.images import image_size
+from matching.load import load_matcher
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairSet:
-    """The pairs of a data set.
+class FolderPairsOptions(PairsOptions):
+    """Settings of `benchmark pairs`."""
 
-    Attributes:
-        images: Folder that the names of the photos are relative to.
-        pairs: In the order of the list.
-        model: Keeps alive the cameras that the pairs share.
-        title: As reports print it.
-        published: Key of the published rows to print beside ours (`benchmarks.published`), or "".
-        num_published: How many pairs the publishers count.
-    """
+    gaps: tuple[int, int] = (1, 3)  # places apart in the sorted photos; not used by pairs.json
+    ground_truth: str | None = None  # a COLMAP model in place of sparse_gt or pairs.json
+    # for photos without a truth: a folder that a map of them from motion is made in, with SIFT, or
+    # was; its poses and cameras stand in for the truth
+    pseudo_truth: str | None = None
 
-    images: Path
-    pairs: tuple[ImagePair, ...]
-    model: pycolmap.Reconstruction | None = None
-    title: str = "image pairs"
-    published: str = ""
-    num_published: int | None = None
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.gaps[0] <= self.gaps[1]:
+            raise ValueError(f"gaps must be (smallest, largest) from 1 on, got {self.gaps}")
+        if self.ground_truth is not None and self.pseudo_truth is not None:
+            raise ValueError("give either ground_truth or pseudo_truth")
 
 
-def read_pairs(
-    root: PathLike, *, gaps: tuple[int, int] = (1, 3), ground_truth: PathLike | None = None
-) -> PairSet:
+def open_pairs(root: Path, options: FolderPairsOptions) -> PairSet:
     """Read the pairs of a folder.
 
     With ``pairs.json``, those it lists: objects with ``image0``, ``image1``, ``K0``, ``K1`` (3, 3)
@@ -74,8 +56,7 @@ def read_pairs(
 
     Args:
         root: Folder with ``images/`` (or the photos themselves).
-        gaps: Smallest and largest difference of places in the sorted list.
-        ground_truth: A COLMAP model to take in place of ``sparse_gt`` or ``pairs.json``.
+        options: Which pairs, and a model to take in place of ``sparse_gt`` or ``pairs.json``.
 
     Raises:
         InputError: No truth, a malformed file, a missing photo, or no pair at all.
@@ -83,81 +64,44 @@ def read_pairs(
     folder = existing_folder(root, "data set")
     images = photo_folder(folder)
     model = None
-    if ground_truth is None and (folder / "pairs.json").is_file():
+    notes: tuple[str, ...] = ()
+    if options.pseudo_truth is not None:
+        model, note = _from_motion(images, options.pseudo_truth)
+        notes = (note,)
+        pairs = _pairs_by_gap(model, options.gaps)
+    elif options.ground_truth is None and (folder / "pairs.json").is_file():
         pairs = _listed_pairs(folder / "pairs.json", images)
     else:
-        model = read_model(ground_truth) if ground_truth is not None else read_truth(folder)
+        given = options.ground_truth
+        model = read_model(given) if given is not None else read_truth(folder)
         if model is None:
-            raise InputError(f"'{folder}' has neither pairs.json nor a model in sparse_gt")
-        pairs = _pairs_by_gap(model, gaps)
+            raise InputError(
+                f"'{folder}' has neither pairs.json nor a model in sparse_gt: give a COLMAP model "
+                "(ground_truth=FOLDER), or let one be made of the photos (pseudo_truth=NEW_FOLDER)"
+            )
+        pairs = _pairs_by_gap(model, options.gaps)
     for name in {name for pair in pairs for name in (pair.image0, pair.image1)}:
         existing_file(images / name, "photo")
     if not pairs:
-        raise InputError(f"'{folder}' has no pair of photos {gaps[0]} to {gaps[1]} places apart")
-    return PairSet(images=images, pairs=tuple(pairs), model=model)
+        smallest, largest = options.gaps
+        raise InputError(f"'{folder}' has no pair of photos {smallest} to {largest} places apart")
+    return PairSet(images=images, pairs=tuple(pairs), notes=notes, model=model)
 
 
-def prepare_photo(
-    path: PathLike, camera: pycolmap.Camera | None, size: tuple[int, int] | None
-) -> tuple[NDArray[np.uint8], FloatArray]:
-    """Read a photo as a pinhole camera would have taken it, and fit it into a frame.
-
-    Args:
-        path: The photo; its EXIF orientation is ignored, as by COLMAP.
-        camera: Its intrinsics; distortion is removed, up to the largest upright frame without
-            empty pixels. None if nobody knows them: the calibration matrix then only tells how
-            the frame was cut out of the photo.
-        size: (width, height) to cover and crop to about the centre, or None to keep the size.
-
-    Returns:
-        (H, W, 3) uint8, and the calibration matrix for it, (3, 3), pixel centres at 0.5.
-
-    Raises:
-        InputError: The photo cannot be read, or has another shape than the camera.
-    """
-    image = read_image(path, apply_exif_orientation=False)
-    height, width = image.shape[:2]
-    if camera is None:
-        return (image, np.eye(3)) if size is None else cover_and_crop(image, np.eye(3), size)
-    if abs(camera.width / camera.height - width / height) > 1 / min(width, height):
-        raise InputError(
-            f"'{path}' has {width}x{height} pixels, but its camera {camera.width}x{camera.height}"
-        )
-    camera = pycolmap.Camera(camera.todict())
-    camera.rescale(width, height)
-    if not camera.is_undistorted():
-        bitmap, camera = pycolmap.undistort_image(
-            pycolmap.UndistortCameraOptions(), pycolmap.Bitmap.from_array(image), camera
-        )
-        image = bitmap.to_array()
-    K = camera.calibration_matrix()
-    return (image, K) if size is None else cover_and_crop(image, K, size)
-
-
-def cover_and_crop(
-    image: NDArray[np.uint8], K: FloatArray, size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], FloatArray]:
-    """Scale an image by one factor until it just covers a frame, and cut the overhang evenly.
-
-    Args:
-        image: (H, W, 3) uint8.
-        K: Its calibration matrix, (3, 3), pixel centres at 0.5.
-        size: (width, height) of the frame.
-
-    Returns:
-        The framed image and its calibration matrix.
-    """
-    height, width = image.shape[:2]
-    scale = max(size[0] / width, size[1] / height)
-    left, top = (width - size[0] / scale) / 2, (height - size[1] / scale) / 2
-    # One resampling with a fractional box: no rounding of the size bends the calibration.
-    framed = Image.fromarray(image).resize(
-        size,
-        Image.Resampling.LANCZOS,
-        box=(left, top, min(left + size[0] / scale, width), min(top + size[1] / scale, height)),
+def _from_motion(images: Path, folder: str) -> tuple[pycolmap.Reconstruction, str]:
+    """A model of the photos by structure from motion with SIFT, and what to say of it."""
+    scene = build_map(
+        images,
+        folder,
+        load_matcher("sift"),
+        # as photos are read for matching
+        options=MapOptions(apply_exif_orientation=False),
     )
-    pixels = np.array([[scale, 0, -left * scale], [0, scale, -top * scale], [0, 0, 1]])
-    return np.asarray(framed), pixels @ K
+    return scene.reconstruction, (
+        "the truth is a pseudo truth: structure from motion with SIFT on the photos at full size, "
+        f"{len(scene.image_names)} of {len(scene.info.images)} registered; it cannot tell errors "
+        "below its own, and pairs that SIFT cannot connect at all are not in it"
+    )
 
 
 def _pairs_by_gap(model: pycolmap.Reconstruction, gaps: tuple[int, int]) -> list[ImagePair]:
@@ -228,21 +172,13 @@ def _pinhole(
     K = _matrix(entry[f"K{number}"], (3, 3), f"{where}: K{number}")
     path = images / _name(entry, f"image{number}", where)
     width, height = image_size(path, apply_exif_orientation=False)
-    return pycolmap.Camera(
-        model="PINHOLE",
-        width=width,
-        height=height,
-        params=[K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
-    )
+    return pinhole(K, (width, height))
 
 
-def _matrix(values: Any, shape: Sequence[int], where: str) -> FloatArray:
+def _matrix(values: Any, shape: Size, where: str) -> FloatArray:
+    if np.shape(values) != shape:
+        raise InputError(f"{where} must be {shape[0]}x{shape[1]} finite numbers, got {values!r}")
     try:
-        matrix = np.array(values, np.float64)
+        return finite_matrix(values, shape)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{where} is no matrix of numbers") from error
-    if matrix.shape != tuple(shape) or not np.isfinite(matrix).all():
-        raise InputError(
-            f"{where} must be {shape[0]}x{shape[1]} finite numbers, got {matrix.shape}"
-        )
-    return matrix
+        raise InputError(f"{where}: {error}") from error
