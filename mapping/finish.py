@@ -16,6 +16,7 @@ from mapping.info import (
     info_to_json,
 )
 from mapping.map import Map
+from mapping.observations import FILE_NAME, write_observations
 from mapping.options import RetrievalOptions
 from mapping.photos import Photo
 from mapping.reconstruct import SPARSE, ReconstructionResult
@@ -52,9 +53,12 @@ def finish_map(
         with atomic_file(index_file) as temporary:
             # through memory: FAISS itself does not tell why it cannot write
             temporary.write_bytes(faiss.serialize_index(index).tobytes())
+    observations_file = workspace.stages / FILE_NAME
+    if not observations_file.exists():
+        write_observations(observations_file, model)
     model_files = (workspace.stages / SPARSE).glob("*.bin")
     files = [f"{SPARSE}/{file.name}" for file in model_files]
-    files += ["database.db", "features.h5", "retrieval.faiss"]
+    files += ["database.db", "features.h5", FILE_NAME, "retrieval.faiss"]
     info = MapInfo(
         format_version=FORMAT_VERSION,
         groundloc_version=groundloc_version(),

@@ -13,12 +13,12 @@ from matching.errors import InputError
 from matching.files import existing_folder, sha256_of_file
 from matching.options import build_options
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # files up to this size are hashed whenever a map is opened (about 0.1 s per 100 MB)
 _MAX_CHEAP_BYTES = 64 * 2**20
 # read whole at opening anyway, so always hashed
-_ALWAYS_CHECKED = ("sparse/", "retrieval.faiss")
+_ALWAYS_CHECKED = "retrieval.faiss"
 
 
 @dataclass(frozen=True, kw_only=True)

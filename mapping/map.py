@@ -1,8 +1,10 @@
 """The `Map`: what localization reads."""
 
 import hashlib
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pycolmap
 from numpy.typing import NDArray
 
 from mapping.info import MapInfo, check_files, read_info
+from mapping.observations import FILE_NAME, Observations
 from mapping.retrieval import Retrieved, search
 from mapping.store import FeatureFile, ViewCache
 from mapping.workspace import is_half_published, locked_workspace
@@ -37,7 +40,6 @@ class Map:
     Attributes:
         path: Folder of the map.
         info: What ``map.json`` says.
-        reconstruction: The COLMAP model, in memory as long as the map is.
         image_names: Photos with a pose, sorted.
         describer: Turns local descriptors into the map's global ones.
     """
@@ -45,25 +47,23 @@ class Map:
     def __init__(self, path: Path, info: MapInfo) -> None:
         self.path = path
         self.info = info
-        self.reconstruction = pycolmap.Reconstruction(path / "sparse")
-        images = (self.reconstruction.image(i) for i in self.reconstruction.reg_image_ids())
-        self._images = {image.name: image for image in sorted(images, key=lambda i: i.name)}
-        self.image_names = list(self._images)
+        self._observations = Observations(path / FILE_NAME)
+        self.image_names = self._observations.names
         self._features = FeatureFile(path / "features.h5")
         self._views: ViewCache[str] = ViewCache(self._features.view)
         self.describer = self._features.describer()
         self._index = faiss.read_index(str(path / "retrieval.faiss"))
-        self._point3D_ids: dict[str, NDArray[np.int64]] = {}
-        self._sorted_points: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
-        self._observations: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
-        self._covisible: dict[str, dict[str, int]] = {}
+        self._reconstruction: pycolmap.Reconstruction | None = None
+        self._image_ids: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     @staticmethod
     def open(path: PathLike) -> "Map":
         """Open a finished map.
 
         Checks that all files are there with their sizes, and the hashes of those that are small
-        (up to 64 MB) or read whole here; `check` verifies every byte.
+        (up to 64 MB) or read whole here; `check` verifies every byte. Of the larger ones only what
+        a query needs is read, when it needs it.
 
         Raises:
             InputError: No map, an unfinished one, another format version, or a damaged file.
@@ -143,6 +143,7 @@ class Map:
         """Add photos; what is in the map stays as it is. See `mapping.extend.extend_map`."""
         from mapping.extend import extend_map
 
+        _ = self.reconstruction  # this object keeps the old model when the files are replaced
         return extend_map(
             self, images, matcher, image_names=names, known_poses=known_poses, cameras=cameras,
             progress=progress,
@@ -171,7 +172,7 @@ class Map:
 
     def to_dict(self) -> dict[str, Any]:
         """What the map is made of, as plain JSON values."""
-        info, model = self.info, self.reconstruction
+        info = self.info
         return {
             "path": str(self.path),
             "fingerprint": self.fingerprint,
@@ -183,11 +184,11 @@ class Map:
             "num_images": len(info.images),
             "num_registered": len(self.image_names),
             "not_registered": info.not_registered,
-            "num_cameras": len({self.image(n).camera_id for n in self.image_names}),
+            "num_cameras": self._observations.num_cameras(),
             "num_pairs": info.num_pairs,
             "num_points3D": info.num_points3D,
             "num_observations": info.num_observations,
-            "mean_track_length": model.compute_mean_track_length(),
+            "mean_track_length": info.num_observations / max(1, info.num_points3D),
             "mean_reprojection_error_px": info.mean_reprojection_error_px,
             "size_bytes": sum(f.size_bytes for f in info.files),
             "seconds": info.seconds,
@@ -216,6 +217,26 @@ class Map:
         return "\n".join(lines)
 
     @property
+    def reconstruction(self) -> pycolmap.Reconstruction:
+        """The COLMAP model: read when it is first asked for, then in memory as long as the map is.
+
+        Localization does without it.
+
+        Raises:
+            InputError: It is damaged, or another process has replaced the map meanwhile.
+        """
+        with self._lock:
+            if self._reconstruction is None:
+                sparse = tuple(f for f in self.info.files if f.name.startswith("sparse/"))
+                problems = check_files(self.path, replace(self.info, files=sparse), thorough=True)
+                if problems:
+                    raise InputError(f"{problems[0]}, or was replaced: open the map again")
+                model = pycolmap.Reconstruction(self.path / "sparse")
+                self._image_ids = {model.image(i).name: i for i in model.reg_image_ids()}
+                self._reconstruction = model
+        return self._reconstruction
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all that localization reads: maps with the same one give the same poses.
 
@@ -226,39 +247,29 @@ class Map:
         return hashlib.sha256(files.encode()).hexdigest()
 
     def image(self, name: str) -> pycolmap.Image:
-        """The photo in the COLMAP model.
+        """The photo in the COLMAP model, see `reconstruction`.
 
         Raises:
             InputError: No such photo, or the map has no pose for it.
         """
-        if name not in self._images:
-            reason = self.info.not_registered.get(name)
-            raise InputError(
-                f"the map has no pose of '{name}': {reason}"
-                if reason
-                else f"'{name}' is no photo of the map '{self.path}'"
-            )
-        return self._images[name]
+        self._known(name)
+        return self.reconstruction.image(self._image_ids[name])
 
     def camera(self, name: str) -> pycolmap.Camera:
-        """The camera of a photo; it lives as long as the map."""
-        return self.reconstruction.camera(self.image(name).camera_id)
+        """The camera of a photo."""
+        return self._observations.camera(self._known(name))
 
     def cam_from_world(self, name: str) -> pycolmap.Rigid3d:
         """The pose of a photo."""
-        return self.image(name).cam_from_world()
+        return self._observations.cam_from_world(self._known(name))
 
     def load_view(self, name: str) -> View:
         """The encoded photo; row i of its keypoints belongs to row i of `point3D_ids`."""
-        self.image(name)
-        return self._views(name)
+        return self._views(self._known(name))
 
     def point3D_ids(self, name: str) -> NDArray[np.int64]:  # noqa: N802 (COLMAP's word)
         """The point each keypoint of a photo sees, (N,) int64; -1 where there is none."""
-        if name not in self._point3D_ids:
-            ids = np.array([p.point3D_id for p in self.image(name).points2D], dtype=np.uint64)
-            self._point3D_ids[name] = ids.astype(np.int64)  # COLMAP's "none" is 2^64 - 1
-        return self._point3D_ids[name]
+        return self._observations.point3D_ids(self._known(name))
 
     def points3D(self, ids: IntArray | Sequence[int]) -> NDArray[np.float64]:  # noqa: N802
         """World coordinates of points.
@@ -272,48 +283,22 @@ class Map:
         Raises:
             KeyError: A number is no point of the map.
         """
-        if self._sorted_points is None:
-            points = self.reconstruction.points3D
-            known = np.array(sorted(points), dtype=np.int64)
-            xyz = np.array([points[i].xyz for i in known.tolist()]).reshape(-1, 3)
-            self._sorted_points = (known, xyz)
-        known, xyz = self._sorted_points
-        wanted = np.asarray(ids, dtype=np.int64)
-        if len(wanted) == 0:
-            return np.zeros((0, 3))
-        rows = np.searchsorted(known, wanted).clip(max=len(known) - 1)
-        if not len(known) or (known[rows] != wanted).any():
-            raise KeyError("a number among the ids is no point of the map")
-        return xyz[rows]
+        return self._observations.points3D(ids)
 
     def covisible(self, name: str) -> dict[str, int]:
         """Photos that see points of a photo, to the number of points they share; most first."""
-        if name not in self._covisible:
-            ids = self.point3D_ids(name)
-            points, places = self._all_observations()
-            own = np.unique(ids[ids >= 0])
-            starts = np.searchsorted(points, own)
-            counts = np.searchsorted(points, own, side="right") - starts
-            # rows starts[i] .. starts[i] + counts[i] of every own point
-            rows = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-            shared = np.bincount(places[rows], minlength=len(self.image_names))
-            others = np.flatnonzero(shared)
-            order = others[np.argsort(-shared[others], kind="stable")]
-            self._covisible[name] = {
-                self.image_names[i]: int(shared[i]) for i in order if self.image_names[i] != name
-            }
-        return self._covisible[name]
+        return self._observations.covisible(self._known(name))
 
-    def _all_observations(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Every observation as point number, sorted, and place of its photo in `image_names`."""
-        if self._observations is None:
-            ids = [self.point3D_ids(name) for name in self.image_names]
-            seen = [i[i >= 0] for i in ids]
-            places = np.repeat(np.arange(len(seen)), [len(i) for i in seen])
-            points = np.concatenate(seen)
-            order = np.argsort(points, kind="stable")
-            self._observations = (points[order], places[order])
-        return self._observations
+    def _known(self, name: str) -> str:
+        """The name, if the map has a pose for it."""
+        if name not in self._observations:
+            reason = self.info.not_registered.get(name)
+            raise InputError(
+                f"the map has no pose of '{name}': {reason}"
+                if reason
+                else f"'{name}' is no photo of the map '{self.path}'"
+            )
+        return name
 
     def retrieve(self, view: View, matcher: Matcher, top_k: int) -> list[Retrieved]:
         """The photos of the map that look most like a query.

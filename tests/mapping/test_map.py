@@ -15,7 +15,10 @@ from matching import InputError
 from tests.mapping.conftest import Place
 from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher
 
-FILES = ["database.db", "features.h5", "retrieval.faiss", "sparse/images.bin", "map.json"]
+FILES = [
+    "database.db", "features.h5", "observations.h5", "retrieval.faiss", "sparse/images.bin",
+    "map.json",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -25,7 +28,8 @@ def copied(posed_map: Map, tmp_path: Path) -> Path:
 
 def test_layout(posed_map: Map) -> None:
     top = {p.name for p in posed_map.path.iterdir()}
-    assert top == {"map.json", "sparse", "database.db", "features.h5", "retrieval.faiss"}
+    files = {"database.db", "features.h5", "observations.h5", "retrieval.faiss"}
+    assert top == {"map.json", "sparse", *files}
     pycolmap.Reconstruction(posed_map.path / "sparse")
     assert posed_map.check() == []
 
