@@ -30,7 +30,8 @@ class RelativeOptions:
     # "reference": PnP of the matched pixels of photo 1 on their points in photo 0's point map;
     # "pointmap": PnP of the pixels of photo 1 on their own point map in camera 0, without matches
     method: RelativeMethod = "essential"
-    # "reference" and "pointmap": improve rotation and direction over the matches; the length stays
+    # "reference" and "pointmap" are improved over the matches, as "essential" is: PnP trusts points
+    # that are less exact than pixels, and noise in them makes it misjudge lengths
     refine: bool = True
     max_error_px: float = 1.0  # largest epipolar (Sampson) error of an inlier
     max_point_error_px: float = 12.0  # largest reprojection error of a point of a point map

@@ -228,7 +228,7 @@ class _Pair:
         return self._judge(turned, None, metric=True)
 
     def _refined(self, estimate: Estimate) -> tuple[Estimate, Baseline | None]:
-        """Rotation and direction from the matches near their epipolar lines, where these help."""
+        """The pose of the matches near their epipolar lines and of their depths."""
         length = float(np.linalg.norm(estimate.translation))
         if not self.options.refine or length == 0:
             return estimate, None
@@ -243,7 +243,7 @@ class _Pair:
         if better.translation @ estimate.translation < 0:
             return estimate, None  # the matches see the other side: they do not agree
         baseline = self._baseline(better)
-        return _with_length(better, length), baseline
+        return _with_length(better, length if baseline is None else baseline.length), baseline
 
     def _baseline(self, estimate: Estimate) -> Baseline | None:
         assert self.geometry is not None
