@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mapping.camera_groups import assign_cameras
 from mapping.database import database_bytes, posed_reconstruction, verify_pairs, write_database
+from mapping.depth import Surfaces, points_from_surfaces
 from mapping.finish import Descriptors, finish_map
 from mapping.info import map_identity
 from mapping.inputs import Poses, given_cameras, hash_inputs, read_known_poses
@@ -63,6 +64,7 @@ def build_map(
     known_poses: PathLike | pycolmap.Reconstruction | None = None,
     image_names: Sequence[str] | None = None,
     cameras: Mapping[str, pycolmap.Camera] | None = None,
+    surfaces: Surfaces | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Map:
@@ -82,6 +84,9 @@ def build_map(
             model's world and scale. None: structure from motion, in a world of its own.
         image_names: Only these photos, relative to ``images``; None takes all below it.
         cameras: Photo to known intrinsics, kept as they are; without ``known_poses`` only.
+        surfaces: Given depth: the world point of each pixel of a photo, (H, W, 3), NaN unknown; the
+            grid may be smaller than the photo. The map's points are taken from it instead of
+            triangulated; with ``known_poses`` only.
         overwrite: Replace a finished map that was made from other photos or options. The old map
             stays until the new one is complete.
         progress: Wraps every long loop.
@@ -98,6 +103,8 @@ def build_map(
         options = replace(options, apply_exif_orientation=known_poses is None)
     if known_poses is not None and cameras is not None:
         raise InputError("known poses bring their cameras: give either known_poses or cameras")
+    if surfaces is not None and known_poses is None:
+        raise InputError("given depth needs the poses of the photos: give known_poses as well")
     found = find_photos(images, image_names)
     poses = None if known_poses is None else read_known_poses(known_poses, list(found.photos))
     given = given_cameras(cameras, found.photos, images)
@@ -105,6 +112,8 @@ def build_map(
     if options.pairs.file is not None:
         listed = read_pairs(options.pairs.file, sorted([*found.photos, *found.bad]))
     inputs = hash_inputs(poses, given, listed)
+    if surfaces is not None:
+        inputs["surfaces"] = "given"  # a function: its contents are not hashed
     identity = map_identity(
         options_as_dict(options),
         matcher.describe(),
@@ -116,7 +125,7 @@ def build_map(
         if finished is not None:
             return finished
         workspace.begin(identity)
-        build = _Build(workspace, Path(images), matcher, options, inputs, progress)
+        build = _Build(workspace, Path(images), matcher, options, inputs, surfaces, progress)
         return build.run(found, poses, given, listed)
 
 
@@ -156,6 +165,7 @@ class _Build:
         matcher: Matcher,
         options: MapOptions,
         inputs: dict[str, Any],
+        surfaces: Surfaces | None,
         progress: Progress,
     ) -> None:
         self.workspace = workspace
@@ -164,6 +174,7 @@ class _Build:
         self.matcher = matcher
         self.options = options
         self.inputs = inputs
+        self.surfaces = surfaces
         self.progress = progress
         self.seconds: dict[str, float] = {}
 
@@ -306,7 +317,9 @@ class _Build:
         if sparse.exists():
             return read_result(sparse)
         options = self.options.reconstruction
-        if poses is not None:
+        if poses is not None and self.surfaces is not None:
+            result = points_from_surfaces(database, poses, self.surfaces, progress=self.progress)
+        elif poses is not None:
             result = triangulate(database, poses, options)
         else:
             result = structure_from_motion(
