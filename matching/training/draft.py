@@ -54,7 +54,7 @@ SURFACES = {
 }
 
 
-TABLE_COLUMNS = 256  # of Palette.table
+TABLE_COLUMNS = 512  # of Palette.table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,7 @@ class PhaseOptions:
     # every process and step draws its own difficulty between (1 - easing) times that and that
     easing: float = 0.0
     learning_rate_scale: float = 1.0
+    compile: bool = True  # where the run's `compile` is; a short phase ends before it pays
 
     def __post_init__(self) -> None:
         for name in ("steps", "pairs", "correspondences"):

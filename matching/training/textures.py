@@ -5,11 +5,15 @@ whole mip chain in one flat tensor, so that one gather serves any mixture of tex
 """
 
 import math
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+
+_PAINTERS = 16  # threads; more fight for the interpreter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,16 +382,24 @@ class Painter:
 
 
 def paint(styles: list[str], size: int, seed: int) -> TextureBank:
-    """One texture per entry of ``styles`` (names of `Painter` methods), on the CPU.
+    """One texture per entry of ``styles`` (names of `Painter` methods), on the CPU's cores.
 
     Raises:
         ValueError: A style that `Painter` does not have.
     """
-    images = []
-    for number, style in enumerate(styles):
+
+    def one(numbered: tuple[int, str]) -> torch.Tensor:
+        number, style = numbered
         generator = torch.Generator().manual_seed(seed * 100003 + number)
         method: Callable[[], torch.Tensor] | None = getattr(Painter(size, generator), style, None)
         if method is None:
             raise ValueError(f"no texture style '{style}'")
-        images.append(method().clamp(0.003, 1).expand(3, size, size))
+        return method().clamp(0.003, 1).expand(3, size, size)
+
+    threads = torch.get_num_threads()
+    workers = min(_PAINTERS, os.cpu_count() or 1)
+    # a thread per texture and none inside: these operations are too small to be split
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        images = list(pool.map(one, enumerate(styles)))
+    torch.set_num_threads(threads)
     return TextureBank.from_images(torch.stack(images))

@@ -40,8 +40,10 @@ Status = Literal["finished", "out of time", "diverged"]
 WEIGHTS_NAME = "small.safetensors"
 
 _VALIDATION_BATCH = 16  # pairs
-# Options that may differ between a run and its continuation: they change no number of the training
+# Options that may differ between a run and its continuation: they change no batch, and no number
+# but by rounding and by the clock
 _FREE_OPTIONS = (
+    "compile",
     "max_seconds",
     "decay_seconds",
     "log_every_steps",
@@ -98,9 +100,9 @@ def train(
         if processes.device.type == "cuda":
             # sums of similarities bear the rounding; the network runs in bfloat16 anyway
             torch.set_float32_matmul_precision("high")
-        trainer = Trainer(
-            options, stream or PairWorld(processes.device, recorded=True), processes=processes
-        )
+        if stream is None:
+            stream = PairWorld(processes.device, textures_per_style=40, recorded=True)
+        trainer = Trainer(options, stream, processes=processes)
         return _Run(options, Path(out), trainer, resume).go()
 
 

@@ -7,7 +7,7 @@ same batches as one that never stopped.
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -193,7 +193,10 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(
             _seed(self.options.seed, _SAMPLING, self.step, self.processes.rank)
         )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16),
+            nullcontext() if phase.compile else torch.compiler.set_stance("force_eager"),
+        ):
             loss, metrics = self._module(batch, phase.correspondences, generator)
         return loss, metrics
 
@@ -314,6 +317,8 @@ def _initial_state(options: TrainOptions) -> Mapping[str, Tensor]:
 
 def _compile(network: SmallNetwork) -> None:
     """Compile the repeated parts, each once: far quicker than the whole at once."""
+    # the parts are smaller than a bucket of gradients: nothing is gained by cutting them further
+    torch._dynamo.config.optimize_ddp = False
     network.stem.compile(dynamic=False)
     network.outputs = torch.compile(network.outputs, dynamic=False)  # type: ignore[method-assign]
     for block in (*network.enc_blocks, *network.dec_blocks):
