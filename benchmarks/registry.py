@@ -8,6 +8,7 @@ from benchmarks.datasets.cambridge import CambridgeOptions, open_cambridge
 from benchmarks.datasets.cmu import CmuOptions, open_cmu
 from benchmarks.datasets.colmap_folder import ColmapOptions, open_colmap
 from benchmarks.datasets.inloc import InlocOptions, open_inloc
+from benchmarks.datasets.kapture import KaptureOptions, open_kapture
 from benchmarks.datasets.megadepth1500 import MegadepthOptions, open_megadepth1500
 from benchmarks.datasets.pairs import FolderPairsOptions, open_pairs
 from benchmarks.datasets.robotcar import RobotcarOptions, open_robotcar
@@ -26,6 +27,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cmu": LocalizationBenchmark(options=CmuOptions, open=open_cmu),
     "colmap": LocalizationBenchmark(options=ColmapOptions, open=open_colmap),
     "inloc": LocalizationBenchmark(options=InlocOptions, open=open_inloc),
+    "kapture": LocalizationBenchmark(options=KaptureOptions, open=open_kapture),
     "mapfree": MapfreeBenchmark(),
     "megadepth1500": PairsBenchmark(options=MegadepthOptions, open=open_megadepth1500),
     "pairs": PairsBenchmark(options=FolderPairsOptions, open=open_pairs),
