@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pycolmap
@@ -28,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
 
+Track = Literal["single", "multi"]
+
 SCORED_EVERY = 5  # single-frame track: entries 0, 5, 10, ... of poses.txt
+MULTI_EVERY = 10  # multi-frame track: queries 9, 19, 29, ... in the order of their numbers
 MAX_TRANSLATION_M = 0.25
 MAX_ROTATION_DEG = 5.0
 MAX_VCRE_PX = 90.0  # a tenth of the diagonal of 540 x 720
@@ -43,17 +47,20 @@ class Scene:
         cam_from_world: Frame number to (4, 4), metres; in the order of ``poses.txt``.
         K: Frame number to (3, 3), pixels.
         image_size: (width, height) of the last line of ``intrinsics.txt``.
+        queries: Numbers of the frames of ``seq1``.
     """
 
     name: str
     cam_from_world: Mapping[int, FloatArray]
     K: Mapping[int, FloatArray]
     image_size: tuple[int, int]
+    queries: tuple[int, ...]
 
-    @property
-    def scored_frames(self) -> list[int]:
-        """Numbers of the frames that the single-frame track scores."""
-        return list(self.cam_from_world)[::SCORED_EVERY]
+    def scored_frames(self, track: Track = "single") -> list[int]:
+        """Numbers of the frames that a track scores; one of the multi-frame track has 9 before."""
+        if track == "single":
+            return list(self.cam_from_world)[::SCORED_EVERY]
+        return sorted(self.queries)[MULTI_EVERY - 1 :: MULTI_EVERY]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,23 +102,29 @@ def read_scene(folder: PathLike) -> Scene:
     scene = existing_folder(folder, "Map-free scene")
     K: dict[int, FloatArray] = {}
     image_size = (0, 0)
-    for frame, values, _ in _read_lines(scene / "intrinsics.txt", 6):
+    for name, values, _ in read_lines(scene / "intrinsics.txt", 6):
+        frame = _number(name)
         fx, fy, cx, cy, width, height = values
         # The official reader keeps K in single precision; VCRE follows it to the digit.
         K[frame] = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32).astype(np.float64)
         image_size = (int(width), int(height))
     poses: dict[int, FloatArray] = {}
-    for frame, values, where in _read_lines(scene / "poses.txt", 7):
-        pose = _pose(values)
+    queries = []
+    for name, values, where in read_lines(scene / "poses.txt", 7):
+        pose = parse_pose(values)
         if pose is None:
             raise InputError(
                 f"{where}: no valid pose (the test split holds no truth: submit to its server)"
             )
-        poses[frame] = pose
+        poses[_number(name)] = pose
+        if name.startswith("seq1/"):
+            queries.append(_number(name))
     missing = [frame for frame in poses if frame not in K]
     if missing:
         raise InputError(f"'{scene / 'intrinsics.txt'}' has no line for frame {missing[0]:05d}")
-    return Scene(name=scene.name, cam_from_world=poses, K=K, image_size=image_size)
+    return Scene(
+        name=scene.name, cam_from_world=poses, K=K, image_size=image_size, queries=tuple(queries)
+    )
 
 
 def read_submission(path: PathLike) -> dict[str, dict[int, Estimate]]:
@@ -150,7 +163,7 @@ def read_submission(path: PathLike) -> dict[str, dict[int, Estimate]]:
 
 
 def score_submission(
-    submission: PathLike, root: PathLike, *, split: str = "val"
+    submission: PathLike, root: PathLike, *, split: str = "val", track: Track = "single"
 ) -> dict[str, SceneErrors]:
     """Errors of a submission against the truth of a split.
 
@@ -158,6 +171,7 @@ def score_submission(
         submission: The zip.
         root: Folder of the data set, with ``<split>/<scene>/``.
         split: ``val`` (the truth of ``test`` is not public).
+        track: Which frames count. The official script knows ``single`` only.
 
     Raises:
         InputError: Bad files, or a scored frame with a negative confidence.
@@ -169,7 +183,7 @@ def score_submission(
         scene = read_scene(scene_folder)
         if scene.name not in estimates:
             logger.warning("submission has no scene %s: all its frames count as failed", scene.name)
-        errors[scene.name] = score_scene(scene, estimates.get(scene.name))
+        errors[scene.name] = score_scene(scene, estimates.get(scene.name), track)
     if not errors:
         raise InputError(f"'{folder}' holds no scene")
     unknown = sorted(set(estimates) - set(errors))
@@ -178,7 +192,9 @@ def score_submission(
     return errors
 
 
-def score_scene(scene: Scene, estimates: Mapping[int, Estimate] | None) -> SceneErrors:
+def score_scene(
+    scene: Scene, estimates: Mapping[int, Estimate] | None, track: Track = "single"
+) -> SceneErrors:
     """Errors of the scored frames of one scene; None means that the scene was left out.
 
     Raises:
@@ -186,14 +202,15 @@ def score_scene(scene: Scene, estimates: Mapping[int, Estimate] | None) -> Scene
     """
     if estimates is None:
         return _scene_errors(scene, {}, [], len(scene.cam_from_world))
-    frames = [frame for frame in scene.scored_frames if frame in estimates]
+    scored = scene.scored_frames(track)
+    frames = [frame for frame in scored if frame in estimates]
     negative = [frame for frame in frames if estimates[frame].confidence < 0]
     if negative:
         raise InputError(
             f"scene {scene.name}, frame {negative[0]:05d}: confidence is negative; "
             "it must be 0 or more, and the official script gives no result at all for such a file"
         )
-    return _scene_errors(scene, estimates, frames, len(scene.scored_frames) - len(frames))
+    return _scene_errors(scene, estimates, frames, len(scored) - len(frames))
 
 
 def aggregate(scenes: Mapping[str, SceneErrors]) -> dict[str, float]:
@@ -255,21 +272,24 @@ def _scene_errors(
     )
 
 
-def _read_lines(path: Path, num_values: int) -> Iterator[tuple[int, list[float], str]]:
-    """Frame number, values and place of each line; comments and blank lines are skipped."""
+def read_lines(path: Path, num_values: int) -> Iterator[tuple[str, list[float], str]]:
+    """Name, values and place of each line of a scene's file; comments and blanks are skipped.
+
+    Raises:
+        InputError: The file is missing, or a line is malformed.
+    """
     file = existing_file(path, "Map-free file")
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or "#" in line:
             continue
         name, *fields = line.split()
         where = f"{file}:{number}"
-        frame = _frame_number(name)
         values = _floats(fields)
-        if frame is None or values is None or len(values) != num_values:
+        if frame_number(name) is None or values is None or len(values) != num_values:
             raise InputError(
                 f"{where}: expected 'seq1/frame_00000.jpg' and {num_values} numbers, got '{line}'"
             )
-        yield frame, values, where
+        yield name, values, where
 
 
 def _parse_estimates(text: str, member: str) -> dict[int, Estimate]:
@@ -280,8 +300,8 @@ def _parse_estimates(text: str, member: str) -> dict[int, Estimate]:
         name, *fields = line.strip().split(" ")  # single blanks only, as the official reader
         if "#" in name:
             continue
-        frame, values = _frame_number(name), _floats(fields)
-        pose = _pose(values[:7]) if values is not None and len(values) == 8 else None
+        frame, values = frame_number(name), _floats(fields)
+        pose = parse_pose(values[:7]) if values is not None and len(values) == 8 else None
         if frame is None or values is None or pose is None or not math.isfinite(values[7]):
             logger.warning(
                 "%s:%d ignored: expected 'seq1/frame_00000.jpg qw qx qy qz tx ty tz confidence', "
@@ -294,7 +314,13 @@ def _parse_estimates(text: str, member: str) -> dict[int, Estimate]:
     return estimates
 
 
-def _frame_number(name: str) -> int | None:
+def _number(name: str) -> int:
+    number = frame_number(name)
+    assert number is not None  # `read_lines` gives no other names
+    return number
+
+
+def frame_number(name: str) -> int | None:
     """The five digits before the four characters of the ending."""
     digits = name[-9:-4]
     return int(digits) if len(digits) == 5 and digits.isascii() and digits.isdigit() else None
@@ -307,7 +333,7 @@ def _floats(fields: list[str]) -> list[float] | None:
         return None
 
 
-def _pose(values: list[float]) -> FloatArray | None:
+def parse_pose(values: list[float]) -> FloatArray | None:
     """(4, 4) from qw qx qy qz tx ty tz, the quaternion of any length; None if there is no pose."""
     quat_wxyz, translation = np.array(values[:4]), np.array(values[4:])
     norm = float(np.linalg.norm(quat_wxyz))
