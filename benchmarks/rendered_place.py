@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import matching.training
 from mapping.cameras import read_camera_list, read_model
@@ -78,12 +78,14 @@ class PhotoPlan:
         K: Intrinsics, (3, 3) pixels.
         image_size: (width, height).
         noise: Standard deviation of the sensor's noise, of a display range of 1.
+        blur_px: Standard deviation of a Gaussian blur: hands that shake, a lens out of focus.
     """
 
     shot: Shot
     K: FloatArray
     image_size: tuple[int, int]
     noise: float = 0.0
+    blur_px: float = 0.0
 
 
 def write_rendered_place(
@@ -224,10 +226,13 @@ def _render(place: DemoPlace, plan: PhotoPlan, *, seed: int) -> NDArray[np.uint8
     image = place.place.render(
         plan.K, plan.image_size, shot.cam_from_world, shot.light, exposure=shot.exposure
     ).image
-    if plan.noise == 0:
-        return image
-    noise = np.random.default_rng(seed).normal(0, 255 * plan.noise, image.shape)
-    return np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
+    if plan.blur_px:
+        blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(plan.blur_px))
+        image = np.asarray(blurred)
+    if plan.noise:
+        noise = np.random.default_rng(seed).normal(0, 255 * plan.noise, image.shape)
+        image = np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
+    return image
 
 
 def _write_truth(root: Path, plans: Mapping[str, PhotoPlan]) -> None:
