@@ -104,7 +104,7 @@ def best_estimate(
     options: RelativeOptions,
 ) -> Estimate | None:
     """The cameras and the pose that explain the matches best."""
-    unknown0, unknown1 = (g.source == "estimated" for g in (guess0, guess1))
+    unknown0, unknown1 = (g.source in ("estimated", "pointmap") for g in (guess0, guess1))
     pairs = [(guess0.camera, guess1.camera)]
     if unknown0 or unknown1:
         pairs += _camera_candidates(
@@ -124,8 +124,8 @@ def best_estimate(
         found,
         key=lambda e: (
             e.cost / variance
-            + (focal_surprise(e.camera0, guess0.camera) if unknown0 else 0.0)
-            + (focal_surprise(e.camera1, guess1.camera) if unknown1 else 0.0)
+            + (focal_surprise(e.camera0, guess0.camera, guess0.focal_log_std) if unknown0 else 0.0)
+            + (focal_surprise(e.camera1, guess1.camera, guess1.focal_log_std) if unknown1 else 0.0)
         ),
     )
     if limited is options:

@@ -12,7 +12,7 @@ from localize.essential import (
     undistorted_rays,
 )
 from localize.intrinsics import QueryCamera
-from localize.pnp import PnPOptions, Pose, estimate_pose, estimate_pose_and_focal
+from localize.pnp import PnPOptions, Pose, estimate_pose, estimate_pose_and_focal, with_focal_length
 from matching.pointmap import PairGeometry
 
 FloatArray = NDArray[np.float64]
@@ -128,6 +128,7 @@ def pose_on_reference(
     Returns:
         The pose in metres; its inliers are matches. None if no pose fits.
     """
+    guess0 = _as_seen(guess0, geometry)
     depths = matched_depths(geometry, 0, pixels0)
     rays = undistorted_rays(guess0.camera, pixels0)
     usable = np.isfinite(depths) & np.isfinite(rays).all(1)
@@ -158,6 +159,7 @@ def pose_on_pointmap(
     Returns:
         The pose in metres; its inliers are the matches near their epipolar lines.
     """
+    guess0 = _as_seen(guess0, geometry)
     points, confidence = geometry.in_camera0[1], geometry.confidence_in_camera0[1]
     height, width = confidence.shape
     step = max(1, round((height * width / _MAX_PNP_POINTS) ** 0.5))
@@ -187,6 +189,17 @@ def pose_on_pointmap(
     return _estimate(pose, guess0, errors < options.max_point_error_px, options)
 
 
+def _as_seen(guess0: QueryCamera, geometry: PairGeometry) -> QueryCamera:
+    """Camera 0 for PnP on points in its frame: without EXIF it is the one that they were seen by.
+
+    A blend with the lens that is common would contradict the points.
+    """
+    if guess0.source != "pointmap":
+        return guess0
+    camera = with_focal_length(guess0.camera, geometry.focal_px(0))
+    return QueryCamera(camera=camera, source="pointmap", focal_log_std=guess0.focal_log_std)
+
+
 def _seen_through(points: FloatArray, geometry: PairGeometry, guess0: QueryCamera) -> FloatArray:
     """Points in camera 0 with the depths of the network and the rays of the given camera."""
     camera = guess0.camera
@@ -212,7 +225,9 @@ def _pnp(
     )
     if guess.source == "given":
         return estimate_pose(pixels, points3D, guess.camera, settings)
-    return estimate_pose_and_focal(pixels, points3D, guess.camera, settings)
+    return estimate_pose_and_focal(
+        pixels, points3D, guess.camera, settings, focal_log_std=guess.focal_log_std
+    )
 
 
 def _estimate(

@@ -16,8 +16,7 @@ from localize.essential import (
     refined,
     undistorted_rays,
 )
-from localize.intrinsics import QueryCamera, query_camera
-from localize.pnp import with_focal_length
+from localize.intrinsics import QueryCamera, query_camera, with_pointmap_focal
 from localize.pointmap_pose import (
     Baseline,
     baseline_length,
@@ -129,8 +128,10 @@ def relative_pose(
 
     PoseLib's LO-RANSAC on the essential matrix, or PnP on point maps, see `RelativeOptions.method`.
     A matcher that predicts point maps gives the translation in metres (in their unit); others, such
-    as SIFT, leave it at length 1. Without a camera the focal length comes from EXIF, or from the
-    point map and is estimated with the pose: a shared one for two photos of one size (Kukelova et
+    as SIFT, leave it at length 1.
+
+    Without a camera the focal length comes from EXIF and the point map (`mapping.focal_prior`);
+    without EXIF it is estimated with the pose: a shared one for two photos of one size (Kukelova et
     al., "Making minimal solvers fast", CVPR 2012), else those of the fundamental matrix.
 
     Args:
@@ -170,7 +171,10 @@ def relative_pose(
         )
         return _failed(reason, matches, guess0, guess1)
     if geometry is not None:
-        guess0, guess1 = (_with_seen_focal(g, geometry, v) for v, g in enumerate((guess0, guess1)))
+        guess0, guess1 = (
+            with_pointmap_focal(guess, geometry.focal_px(number))
+            for number, guess in enumerate((guess0, guess1))
+        )
     # errors are told in the pixels that the matcher looked at
     pixel_px = (matcher.pixel_px(view0) + matcher.pixel_px(view1)) / 2
     options = replace(
@@ -324,14 +328,6 @@ def _with_length(estimate: Estimate, length: float) -> Estimate:
 
 def _mean_focal(estimate: Estimate) -> float:
     return (estimate.camera0.mean_focal_length() + estimate.camera1.mean_focal_length()) / 2
-
-
-def _with_seen_focal(guess: QueryCamera, geometry: PairGeometry, view: int) -> QueryCamera:
-    """A camera about which nothing is known gets the focal length of its photo's point map."""
-    if guess.source != "estimated":
-        return guess
-    camera = with_focal_length(guess.camera, geometry.focal_px(view))
-    return QueryCamera(camera=camera, source=guess.source)
 
 
 def _failed(

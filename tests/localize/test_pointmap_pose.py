@@ -101,7 +101,7 @@ def test_unknown_cameras_are_those_of_the_point_maps(
         zip((result.camera0, result.camera1), (views[0], views[2]), strict=True)
     ):
         given = str(number) in known
-        assert result.camera_sources[number] == ("given" if given else "estimated")
+        assert result.camera_sources[number] == ("given" if given else "pointmap")
         assert camera.mean_focal_length() == pytest.approx(view.K[0, 0], rel=0 if given else 0.03)
     assert distance < 0.25
     assert angle < 1
