@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from localize.lift import LiftOptions, lift_matches, nearest_within
+from localize.lift import (
+    Correspondences,
+    LiftOptions,
+    lift_matches,
+    merged_matches,
+    nearest_within,
+)
 from matching.types import Matches
 
 
@@ -102,6 +108,79 @@ def test_a_keypoint_may_have_several_points() -> None:
     np.testing.assert_array_equal(lifted.points3D_ids, [0, 1])
 
 
+def merged_slowly(matches: Correspondences, distance: float) -> list[tuple[float, ...]]:
+    """The slow twin: (point, x, y, score) per observation, best first."""
+    found = []
+    for point in np.unique(matches.points3D_ids):
+        rows = np.flatnonzero(matches.points3D_ids == point)
+        left = sorted(rows.tolist(), key=lambda row: (-matches.scores[row], row))
+        while left:
+            near = [
+                row
+                for row in left
+                if np.linalg.norm(matches.points2D[row] - matches.points2D[left[0]]) <= distance
+            ]
+            weights = matches.scores[near].astype(float)
+            x, y = (weights[:, None] * matches.points2D[near]).sum(0) / weights.sum()
+            found.append((float(point), float(x), float(y), float(weights.sum())))
+            left = [row for row in left if row not in near]
+    return sorted(found)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 151])
+@pytest.mark.parametrize("distance", [0.0, 2.0, 1000.0])
+def test_merging_agrees_with_its_slow_twin(count: int, distance: float) -> None:
+    rng = np.random.default_rng(count)
+    found = Correspondences(
+        points2D=rng.uniform(0, 12, (count, 2)).round(rng.integers(0, 2)),  # some are equal
+        points3D_ids=rng.integers(0, max(count // 8, 1), count),
+        images=rng.integers(0, 9, count),
+        scores=rng.uniform(0.1, 1, count).astype(np.float32),
+    )
+    joined = merged_matches(found, distance)
+    columns = [joined.points3D_ids, *joined.points2D.T, joined.scores]
+    expected = merged_slowly(found, distance)
+    result = sorted(zip(*(c.astype(float).tolist() for c in columns), strict=True))
+    np.testing.assert_allclose(result, expected, rtol=1e-5) if count else None
+    assert len(result) == len(expected)
+    assert (np.diff(joined.scores) <= 1e-6).all()
+    if distance == 0 and count:  # pixels stay bit for bit
+        known = {tuple(p) for p in found.points2D.tolist()}
+        assert {tuple(p) for p in joined.points2D.tolist()} <= known
+
+
+def free(pixels: list[tuple[float, float]], rows1: list[int], scores: list[float]) -> Matches:
+    return Matches(
+        keypoints0=np.array(pixels, np.float32),
+        keypoints1=KEYPOINTS[rows1],
+        scores=np.array(scores, np.float32),
+        indices1=np.array(rows1),
+    )
+
+
+def test_one_point_found_through_several_photos_is_one_observation() -> None:
+    ids = np.arange(10)
+    found = [free([(10, 10), (50, 50)], [0, 1], [0.9, 0.3]), free([(12, 10)], [0], [0.3])]
+    lifted = lift_matches(found, [KEYPOINTS] * 2, [ids] * 2, LiftOptions())
+    np.testing.assert_array_equal(lifted.points3D_ids, [0, 1])
+    np.testing.assert_allclose(lifted.points2D, [[10.5, 10], [50, 50]])
+    np.testing.assert_allclose(lifted.scores, [1.2, 0.3])
+    apart = lift_matches(found, [KEYPOINTS] * 2, [ids] * 2, LiftOptions(merge_distance_px=0))
+    np.testing.assert_array_equal(apart.points3D_ids, [0, 1, 0])
+
+
+def test_keypoints_of_the_query_are_never_moved() -> None:
+    ids = np.array([7, 7, *range(2, 10)])  # two keypoints of the map photo see one point
+    lifted = lift_matches(
+        [matches([3], [0]), matches([4], [1])],
+        [KEYPOINTS] * 2,
+        [ids] * 2,
+        LiftOptions(merge_distance_px=100),
+    )
+    np.testing.assert_array_equal(lifted.points3D_ids, [7, 7])
+    np.testing.assert_allclose(lifted.points2D, [[67, 57], [87, 57]])
+
+
 def test_nothing_gives_nothing() -> None:
     assert len(lift_matches([], [], [], LiftOptions())) == 0
     for indexed in (True, False):
@@ -114,3 +193,5 @@ def test_nothing_gives_nothing() -> None:
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="max_distance_px"):
         LiftOptions(max_distance_px=0)
+    with pytest.raises(ValueError, match="merge_distance_px"):
+        LiftOptions(merge_distance_px=-1)
