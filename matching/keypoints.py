@@ -45,7 +45,7 @@ def choose_keypoints(
         score = score * weight[0, 0].clamp_min(0)
     side = 2 * radius_px + 1
     highest = F.max_pool2d(score[None, None], side, stride=1, padding=radius_px)[0, 0]
-    peaks = (score == highest) & (response > _MIN_RESPONSE)
+    peaks = (score == highest) & (score > 0) & (response > _MIN_RESPONSE)
     margin = radius_px + 2
     peaks[:margin], peaks[-margin:], peaks[:, :margin], peaks[:, -margin:] = (False,) * 4
     y, x = torch.nonzero(peaks, as_tuple=True)

@@ -1,10 +1,11 @@
 """Inference: encode images in batches, decode stored encodings in batches of bounded memory."""
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from matching.errors import InputError
 from matching.network.graphs import GraphCache
 from matching.network.model import Encoding, PairNetwork
 from matching.network.prediction import EVERYTHING, Prediction, Want
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MAX_BATCH = 64  # sixteen pairs fill the largest GPUs
@@ -92,8 +97,10 @@ class Engine:
             Their encodings on the engine's device.
         """
         size = (images.shape[3], images.shape[2])
-        parts = [self._encode(part) for part in images.split(self.max_batch(size))]
-        return Encoding.concatenate(parts)
+        parts = self._in_batches(
+            len(images), self.max_batch(size), lambda rows: self._encode(images[rows]), (size,)
+        )
+        return Encoding.concatenate(list(parts))
 
     @torch.inference_mode()
     def decode(
@@ -126,14 +133,17 @@ class Engine:
         """`decode` in consecutive batches, so that only one batch of outputs exists at a time."""
         batch = max(len(encoding0), len(encoding1))
         step = self.max_batch(encoding0.image_size, encoding1.image_size, want0, want1)
-        for start in range(0, batch, step):
-            rows = slice(start, min(start + step, batch))
-            yield self._decode(
+
+        def decode(rows: slice) -> tuple[Prediction, Prediction]:
+            return self._decode(
                 encoding0 if len(encoding0) == 1 else encoding0[rows],
                 encoding1 if len(encoding1) == 1 else encoding1[rows],
                 want0.map(itemgetter(rows)),
                 want1.map(itemgetter(rows)),
             )
+
+        sizes = (encoding0.image_size, encoding1.image_size)
+        yield from self._in_batches(batch, step, decode, sizes)
 
     def decode_symmetric(
         self,
@@ -181,6 +191,46 @@ class Engine:
                 needed += size[0] * size[1] * per_pixel
         fitting = max(1, min(_MAX_BATCH, free_memory(self.device) // 2 // needed))
         return 1 << (fitting.bit_length() - 1)  # few sizes, so that recorded launches are reused
+
+    def _in_batches(
+        self,
+        count: int,
+        step: int,
+        compute: Callable[[slice], Result],
+        sizes: tuple[tuple[int, int], ...],
+    ) -> Iterator[Result]:
+        """Compute consecutive rows together; fewer of them once the GPU's memory did not do.
+
+        Args:
+            count: Rows in all.
+            step: Rows at a time.
+            compute: What is computed.
+            sizes: (width, height) of the images of a row, for the message.
+
+        Raises:
+            InputError: Not even one row fits.
+        """
+        start = 0
+        while start < count:
+            result: Result | None = None
+            try:
+                result = compute(slice(start, min(start + step, count)))
+            except torch.OutOfMemoryError as error:
+                if step == 1:
+                    images = " and ".join(f"{width} x {height}" for width, height in sizes)
+                    raise InputError(
+                        f"the memory of {self.device} does not do for a network image of {images}: "
+                        "free it, or take a smaller matcher.long_side_px, or --device cpu"
+                    ) from error
+            if result is None:  # not in the handler: there, the error keeps tensors alive
+                step = max(1, step // 2)
+                logger.warning("out of GPU memory: going on with batches of %d", step)
+                if self._graphs is not None:
+                    self._graphs.clear()
+                torch.cuda.empty_cache()
+                continue
+            yield result
+            start += step
 
     def _encode(self, images: Tensor) -> Encoding:
         images = images.to(self.device)

@@ -57,6 +57,11 @@ class GraphCache:
             recording.graph.replay()
             return _map(recording.outputs, torch.clone)
 
+    def clear(self) -> None:
+        """Give up all recordings and the memory they hold."""
+        self._recordings.clear()
+        self._pool = None
+
     def _make_room(self, key: Hashable) -> bool:
         """Whether a shape may be recorded now; if so there is room for it."""
         if self._calls[key] < 2:

@@ -315,6 +315,59 @@ def test_batches_of_the_engine_change_nothing(
     assert close(sparse.descriptors[:, 0], expected)
 
 
+class CrampedNetwork:
+    """Runs out of GPU memory above a batch size; counts the batches that it was asked for."""
+
+    def __init__(self, network: PairNetwork, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+        self.batches: list[int] = []
+        encode, decode = network.encode, network.decode
+
+        def check(batch: int) -> None:
+            self.batches.append(batch)
+            if batch > limit:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+        def cramped_encode(images: Tensor) -> Encoding:
+            check(len(images))
+            return encode(images)
+
+        def cramped_decode(first: Encoding, second: Encoding, *wants: Want) -> Any:
+            check(max(len(first), len(second)))
+            return decode(first, second, *wants)
+
+        monkeypatch.setattr(network, "encode", cramped_encode)
+        monkeypatch.setattr(network, "decode", cramped_decode)
+
+
+def test_out_of_gpu_memory_means_smaller_batches(
+    small_network: PairNetwork,
+    images: Tensor,
+    decoded: tuple[Prediction, Prediction],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = engine_of(small_network, max_batch=64)
+    cramped = CrampedNetwork(small_network, monkeypatch, limit=1)
+    encoding = engine.encode(images)
+    assert len(encoding) == len(images) == 3
+    assert cramped.batches[0] == 3 and cramped.batches[-3:] == [1, 1, 1]
+    assert "going on with batches of" in caplog.text
+    got = engine.decode(encoding[:1], encoding)
+    for a, b in zip(got, decoded, strict=True):
+        for name in vars(b):
+            assert close(getattr(a, name), getattr(b, name)), name
+
+
+def test_no_gpu_memory_for_a_single_pair_is_told_in_one_line(
+    small_network: PairNetwork, encoded: Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(small_network, max_batch=2)
+    CrampedNetwork(small_network, monkeypatch, limit=0)
+    with pytest.raises(InputError, match=r"network image of \d+ x \d+ and .*long_side_px") as told:
+        engine.decode(encoded[:1], encoded)
+    assert "\n" not in str(told.value)
+
+
 def test_symmetric_decoding_equals_both_orders(small_network: PairNetwork) -> None:
     engine = engine_of(small_network)
     wide = engine.encode(torch.from_numpy(golden_images([1, 2], 48, 80)))

@@ -1,0 +1,152 @@
+"""Coarse to fine through a network, with golden weights that are the same on both sides."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from matching.encoded import PIXELS, limited, pixels_frame
+from matching.mast3r import Mast3rMatcher, Mast3rOptions
+from matching.network import PairNetwork
+from matching.network.engine import EngineOptions
+from matching.types import View
+from tests import golden_adapter
+from tests.matching.matcher_suite import textured
+
+
+@pytest.fixture(scope="module")
+def twin_network(golden_state: dict[str, Tensor]) -> PairNetwork:
+    network = golden_adapter.small_network(golden_state)
+    network.dec_blocks2 = network.dec_blocks
+    network.downstream_head2 = network.downstream_head1
+    return network
+
+
+def matcher_of(network: PairNetwork, **options: Any) -> Mast3rMatcher:
+    values = {
+        "long_side_px": 112, "min_confidence": 0.0, "num_keypoints": 400,
+        "coarse_to_fine": True, "fine_side_px": 224, **options,
+    }  # fmt: skip
+    return Mast3rMatcher(network, name="golden", fingerprint="f", options=Mast3rOptions(**values))
+
+
+@pytest.fixture(scope="module")
+def matcher(twin_network: PairNetwork) -> Mast3rMatcher:
+    return matcher_of(twin_network)
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return textured(336, 448, seed=2)
+
+
+@pytest.fixture(scope="module")
+def mapped(matcher: Mast3rMatcher, photo: np.ndarray) -> View:
+    (view,) = matcher.encode_for_map([photo])
+    assert isinstance(view, View)
+    return view
+
+
+def test_views_hold_the_photo_at_the_size_of_the_windows(
+    matcher: Mast3rMatcher, twin_network: PairNetwork, photo: np.ndarray, mapped: View
+) -> None:
+    pixels = mapped.arrays[PIXELS]
+    assert pixels.shape == (168, 224, 3) and pixels.dtype == np.uint8
+    assert matcher.pixel_px(mapped) == 2.0
+    assert pixels_frame(mapped).scale == (2.0, 2.0)
+    assert 200 <= len(mapped.keypoints) <= 400
+    whole = matcher_of(twin_network, coarse_to_fine=False)
+    (view,) = whole.encode_for_map([photo])
+    assert isinstance(view, View) and PIXELS not in view.arrays
+    assert whole.pixel_px(view) == 4.0
+    assert whole.fingerprint != matcher.fingerprint
+    assert matcher_of(twin_network, fine_side_px=448).fingerprint != matcher.fingerprint
+
+
+def test_sizes_of_stored_pixels() -> None:
+    for size, long_side, at_least, expected in (
+        ((300, 400), 200, 112, (150, 200)),
+        ((300, 400), 0, 112, (300, 400)),
+        ((300, 400), 1600, 112, (300, 400)),
+        ((60, 80), 200, 112, (84, 112)),
+        ((3, 400), 100, 50, (1, 100)),
+    ):
+        image = np.zeros((*size, 3), np.uint8)
+        assert limited(image, long_side, at_least_px=at_least).shape == (*expected, 3)
+
+
+def test_windows_are_more_accurate_than_the_whole(
+    matcher: Mast3rMatcher, twin_network: PairNetwork, mapped: View
+) -> None:
+    """The same photo twice: matches belong where they started."""
+    query = replace(mapped, keypoints=mapped.keypoints[:0])
+    coarse_matcher = matcher_of(twin_network, coarse_to_fine=False)
+    errors = {}
+    for name, used in (("coarse", coarse_matcher), ("fine", matcher)):
+        found = used.match_views(query, mapped)
+        assert found.indices0 is None and found.indices1 is not None
+        assert len(np.unique(found.indices1)) == len(found) > 100
+        np.testing.assert_array_equal(found.keypoints1, mapped.keypoints[found.indices1])
+        assert (np.diff(found.scores) <= 0).all()
+        error = np.linalg.norm(found.keypoints0 - found.keypoints1, axis=1)
+        right = error < 8
+        # windows of different places look different to random weights: some matches are wrong
+        assert right.mean() > 0.4
+        errors[name] = float(np.median(error[right]))
+    # without subpixel placing a cell is 4 photo pixels wide in the whole, 2 in the windows
+    assert errors["fine"] < 0.65 * errors["coarse"]
+
+
+def test_keypoints_of_both_photos_and_of_none(matcher: Mast3rMatcher, mapped: View) -> None:
+    both = matcher.match_views(mapped, mapped)
+    assert both.indices0 is not None and both.indices1 is not None
+    for rows in (both.indices0, both.indices1):
+        own = rows[rows >= 0]
+        assert len(np.unique(own)) == len(own) > 100
+    assert ((both.indices0 >= 0) != (both.indices1 >= 0)).all()
+    free = replace(mapped, keypoints=mapped.keypoints[:0])
+    found = matcher.match_views(free, free)
+    assert found.indices0 is None and found.indices1 is None
+    assert len(found) > 100
+    assert (found.keypoints0 <= found.keypoints0.max(0)).all()
+    cells = np.floor(found.keypoints0 / 2)
+    assert len(np.unique(cells, axis=0)) == len(found), "one-to-one at the fine resolution"
+
+
+def test_batches_change_no_match(twin_network: PairNetwork, mapped: View) -> None:
+    """Windows of several photos, more than fit into a batch, and photos without windows at once."""
+    query = replace(mapped, keypoints=mapped.keypoints[:0])
+    small = textured(84, 112, seed=2)
+    matcher = matcher_of(twin_network, engine=EngineOptions(max_batch=3))
+    others = [
+        mapped,
+        matcher.encode(small),
+        matcher.encode(np.zeros((50, 60, 3), np.uint8)),
+        mapped,
+    ]
+    together = matcher.match_many(query, others)
+    alone = matcher_of(twin_network).match_views(query, mapped)
+    for row in (0, 3):
+        np.testing.assert_array_equal(together[row].indices1, alone.indices1)
+        np.testing.assert_allclose(together[row].keypoints0, alone.keypoints0, atol=1e-2)
+    assert len(together[2]) == 0
+
+
+def test_a_photo_of_the_networks_size_is_matched_once(
+    twin_network: PairNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matcher = matcher_of(twin_network)
+    small = matcher.encode(textured(80, 112, seed=4))
+    monkeypatch.setattr(matcher._windows, "_match", None)  # calling it would fail
+    assert len(matcher.match_views(small, small)) > 50
+
+
+def test_a_large_photo_with_a_small_one(matcher: Mast3rMatcher, mapped: View) -> None:
+    """One window of the small photo, several of the large one; random weights know no zoom."""
+    small = matcher.encode(limited(textured(336, 448, seed=2), 112))
+    found = matcher.match_views(small, mapped)
+    assert found.indices1 is not None and len(found) > 30
+    assert (found.keypoints0 <= small.image_size).all() and (found.keypoints0 >= 0).all()
+    np.testing.assert_array_equal(found.keypoints1, mapped.keypoints[found.indices1])
