@@ -69,7 +69,7 @@ def test_observations_of_a_track_meet() -> None:
 
 def test_a_photo_in_which_the_matcher_sees_coarsely() -> None:
     """Gaps of three pixels are one of the matcher's: nothing else changes with the scale."""
-    keypoints, off, pairs = tracks(100, noise_px=0.2)
+    keypoints, _, pairs = tracks(100, noise_px=0.2)
     large = {name: points * 3 for name, points in keypoints.items()}
     scaled = [MeasuredPair(names=p.names, rows=p.rows, gaps=p.gaps * 3) for p in pairs]
     once, thrice = refine(keypoints, pairs), refine(large, scaled, pixel_px=3.0)
@@ -79,7 +79,7 @@ def test_a_photo_in_which_the_matcher_sees_coarsely() -> None:
 
 def test_agrees_with_the_dense_solution() -> None:
     """Without noise the weights stay near one and the problem is linear."""
-    keypoints, off, pairs = tracks(1, noise_px=0.01)
+    keypoints, _, pairs = tracks(1, noise_px=0.01)
     refined = refine(keypoints, pairs)
     system, right = [np.sqrt(0.02) * np.eye(4)], [np.zeros((4, 2))]
     for pair in pairs:
@@ -97,7 +97,8 @@ def test_wrong_matches_move_little() -> None:
     keypoints, off, pairs = tracks(300, noise_px=0.05)
     good = disagreement(keypoints, refine(keypoints, pairs), off)
     wrong = pairs[2]  # a with d: two other ways lead from a to d
-    pairs[2] = MeasuredPair(names=wrong.names, rows=wrong.rows, gaps=wrong.gaps + [4, -3])
+    far = wrong.gaps + np.array([4, -3], np.float32)
+    pairs[2] = MeasuredPair(names=wrong.names, rows=wrong.rows, gaps=far)
     spoiled = disagreement(keypoints, refine(keypoints, pairs), off)
     assert spoiled < good + 0.1
 
