@@ -299,16 +299,20 @@ def _relative(arguments: argparse.Namespace) -> dict[str, Any]:
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Predicted poses against ground truth."""
     from benchmarks import EvaluationOptions, evaluate
+    from benchmarks.commands import Scores, evaluate_command
 
-    options = build_checked(EvaluationOptions, given_options(arguments))
-    report = evaluate(
-        arguments.poses,
-        arguments.ground_truth,
-        queries=arguments.queries,
-        cameras=arguments.cameras,
-        align_map=_alignment(arguments.align_map),
-        options=options,
-    )
+    given, files = given_options(arguments), (arguments.poses, arguments.ground_truth)
+    report: Scores
+    if arguments.protocol is not None:
+        report = evaluate_command(arguments.protocol, *files, given, split=arguments.split)
+    else:
+        report = evaluate(
+            *files,
+            queries=arguments.queries,
+            cameras=arguments.cameras,
+            align_map=arguments.align_map,
+            options=build_checked(EvaluationOptions, given),
+        )
     if arguments.out is not None:
         report.write(arguments.out)
     _say(arguments, report.to_text())
@@ -317,27 +321,30 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """A benchmark on a data set."""
-    from benchmarks import benchmark_options
-    from benchmarks.run import run_benchmark
+    from benchmarks.commands import BenchmarkCall
     from matching.errors import InputError
 
-    given = given_options(arguments)
-    matcher = _matcher(arguments, given)
     try:
-        options = benchmark_options(arguments.name, given)
+        call = BenchmarkCall.of(
+            arguments.name,
+            given_options(arguments),
+            matcher=arguments.matcher,
+            device=arguments.device,
+            shard=arguments.shard,
+            executor=arguments.executor,
+            limit=arguments.limit,
+        )
     except InputError as error:
         raise WrongUseError(str(error)) from error
-    report = run_benchmark(
-        arguments.name,
+    result = call.run(
         arguments.root,
         arguments.out,
-        matcher=matcher,
-        options=options,
-        limit=arguments.limit,
+        check=arguments.check,
+        dry_run=arguments.dry_run,
         progress=_progress(arguments),
     )
-    _say(arguments, report.to_text())
-    return report.to_dict()
+    _say(arguments, result.to_text())
+    return result.to_dict()
 
 
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -420,15 +427,6 @@ def _refuse(given: dict[str, Any]) -> None:
             f"this command has no option '{next(iter(given))}' (a matcher's options start with "
             "'matcher.')"
         )
-
-
-def _alignment(path: str | None) -> "Map | str | None":
-    """The map to align by; a path that is no map is taken for a COLMAP model or a poses file."""
-    if path is None or not (Path(path) / "map.json").is_file():
-        return path
-    from mapping import Map
-
-    return Map.open(path)
 
 
 def _camera(text: str | None, option: str) -> "pycolmap.Camera | None":

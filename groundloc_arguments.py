@@ -112,13 +112,35 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         metavar="MAP",
         help="first fit a similarity from the photos of this map (or COLMAP model) to the truth",
     )
+    command.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help="score as this benchmark does: POSES is a run's folder, a poses file or a Map-free "
+        "zip, GROUND_TRUTH the data set",
+    )
+    command.add_argument("--split", metavar="SPLIT", help="of Map-free: val")
     command.add_argument("--out", metavar="FILE", help="write report.json")
 
     command = _command(commands, "benchmark", run["benchmark"])
-    command.add_argument("name", metavar="NAME", help="colmap or pairs")
+    command.add_argument(
+        "name",
+        metavar="NAME",
+        help="mapfree, aachen, inloc, 7scenes, 12scenes, cambridge, cmu, robotcar, megadepth1500, "
+        "scannet1500, pairs, colmap or kapture",
+    )
     command.add_argument("root", metavar="ROOT", help="the data set's folder")
-    command.add_argument("--out", required=True, metavar="DIR", help="predictions and report")
-    command.add_argument("--limit", type=int, metavar="N", help="only the first N queries or pairs")
+    command.add_argument("--out", metavar="DIR", help="predictions and reports; a run resumes")
+    command.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N queries of each scene, or pairs"
+    )
+    command.add_argument(
+        "--shard", default="0/1", metavar="I/N", help="part I (from 0) of N; all into one --out"
+    )
+    command.add_argument("--check", action="store_true", help="only verify the download")
+    command.add_argument("--dry-run", action="store_true", help="only tell pairs, hours and disk")
+    command.add_argument(
+        "--executor", default="local", metavar="HOW", help="local (default) or ray"
+    )
     _add_matcher(command)
 
     command = _command(commands, "train", run["train"])

@@ -25,13 +25,21 @@ def scene_folder(out: Path, dataset: LocalizationDataset, scene: str) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scene:
-    """What stays in memory of a scene that was scored."""
+class ScoredScene:
+    """What stays in memory of a scene that was scored.
+
+    Attributes:
+        name: Of the scene.
+        report: Its scores, with the first seed of RANSAC.
+        conditions: Query to its label.
+        results: With the first seed.
+        seeds: Scores of the queries with each seed.
+    """
 
     name: str
     report: Report
     conditions: Mapping[str, str]
-    results: Mapping[str, Localization]  # of the first seed
+    results: Mapping[str, Localization]
     seeds: Sequence[Sequence[QueryScore]]
 
 
@@ -59,6 +67,28 @@ def score_localization(
         _score_scene(dataset, name, scene_folder(out, dataset, name), options)
         for name in progress(dataset.scenes, "score", total=len(dataset.scenes))
     ]
+    report = combine_scenes(dataset, scenes, options)
+    report = replace(
+        report, options={**report.options, "localizer": options_as_dict(options.localizer)}
+    )
+    if dataset.submission is None:
+        return report
+    everything = {name: r for s in scenes for name, r in s.results.items()}
+    if not any(result.success for result in everything.values()):
+        return replace(report, notes=[*report.notes, "no submission: no query was localized"])
+    written = write_submission(out, method, everything, dataset.submission)
+    submission = {
+        "path": written.path.name,
+        "num_poses": written.num_poses,
+        "left_out": list(written.left_out),
+    }
+    return replace(report, submission=submission)
+
+
+def combine_scenes(
+    dataset: LocalizationDataset, scenes: Sequence[ScoredScene], options: LocalizationOptions
+) -> Report:
+    """One report of all scenes, with the values of each scene and condition in it."""
     limits = options.evaluation.limits
     if len(scenes) == 1:
         report = scenes[0].report
@@ -78,28 +108,15 @@ def score_localization(
             pooled = [score for s in scenes for score in s.seeds[k]]
             for key, value in flat(summarize(ScoreTable.of(pooled), limits)).items():
                 seeds.setdefault(key, []).append(value)
-    report = replace(
+    return replace(
         report,
         title=dataset.title,
         published=dataset.published,
         groups=groups,
         mean_of_scenes=mean_of(list(groups.get("scene", {}).values())),
         seeds=seeds,
-        options={**report.options, "localizer": options_as_dict(options.localizer)},
         notes=[*dataset.notes, *report.notes],
     )
-    if dataset.submission is None:
-        return report
-    everything = {name: r for s in scenes for name, r in s.results.items()}
-    if not any(result.success for result in everything.values()):
-        return replace(report, notes=[*report.notes, "no submission: no query was localized"])
-    written = write_submission(out, method, everything, dataset.submission)
-    submission = {
-        "path": written.path.name,
-        "num_poses": written.num_poses,
-        "left_out": list(written.left_out),
-    }
-    return replace(report, submission=submission)
 
 
 def read_predictions(folder: Path) -> dict[str, Localization]:
@@ -121,7 +138,7 @@ def read_predictions(folder: Path) -> dict[str, Localization]:
 
 def _score_scene(
     dataset: LocalizationDataset, name: str, folder: Path, options: LocalizationOptions
-) -> _Scene:
+) -> ScoredScene:
     task = dataset.read(name)
     summary = MapSummary.read(folder)
     reports: list[Report] = []
@@ -130,7 +147,7 @@ def _score_scene(
         results = read_predictions(run_folder)
         first = first or results
         reports.append(score_task(task, summary, results, options.evaluation))
-    return _Scene(
+    return ScoredScene(
         name=name,
         report=reports[0],
         conditions={n: task.conditions[n] for n in first if n in task.conditions},
@@ -139,7 +156,7 @@ def _score_scene(
     )
 
 
-def _pooled(scenes: Sequence[_Scene], options: LocalizationOptions) -> Report:
+def _pooled(scenes: Sequence[ScoredScene], options: LocalizationOptions) -> Report:
     """All queries of all scenes in one report."""
     scores = [
         replace(score, name=f"{s.name}/{score.name}")
@@ -172,7 +189,7 @@ def _values(scores: Sequence[QueryScore], options: LocalizationOptions) -> dict[
     }
 
 
-def _labelled(scenes: Sequence[_Scene], label: str) -> list[QueryScore]:
+def _labelled(scenes: Sequence[ScoredScene], label: str) -> list[QueryScore]:
     return [
         score
         for s in scenes
