@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import pycolmap
 
     from localize import Localization, Localizer
-    from mapping import Map
     from matching import Matcher
     from matching.progress import Progress
 
