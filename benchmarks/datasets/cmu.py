@@ -60,9 +60,11 @@ def read_cmu(root: Path, scene: str, options: CmuOptions) -> LocalizationTask:
     images = existing_folder(root / scene, "slice of CMU Seasons")
     number = int(scene.removeprefix("slice"))
     cameras = read_camera_list(root / "intrinsics.txt")
-    database = _read_poses(images / f"ground-truth-database-images-{scene}.txt", "database")
-    listed = read_photo_list(images / f"test-images-{scene}.txt")
-    queries = {name: _camera(cameras, name) for name in (_below("query", n) for n in listed)}
+    database_list = images / f"ground-truth-database-images-{scene}.txt"
+    database = _read_poses(database_list, "database")
+    query_list = images / f"test-images-{scene}.txt"
+    names = [_below("query", name) for name in read_photo_list(query_list)]
+    queries = {name: _camera(cameras, name, query_list) for name in names}
     truth = {}
     for file in sorted((images / "camera-poses").glob("*.txt")):
         truth.update(_read_poses(file, "query"))
@@ -73,7 +75,9 @@ def read_cmu(root: Path, scene: str, options: CmuOptions) -> LocalizationTask:
         images=images,
         map_names=map_names,
         query_cameras=queries,
-        reference=posed_model({n: (_camera(cameras, n), pose) for n, pose in database.items()}),
+        reference=posed_model(
+            {name: (_camera(cameras, name, database_list), p) for name, p in database.items()}
+        ),
         truth=truth if truth.keys() & queries.keys() else None,
         retrieval=published_retrieval(
             options.retrieval_pairs,
@@ -97,12 +101,12 @@ def _read_poses(file: Path, folder: str) -> dict[str, pycolmap.Rigid3d]:
     }
 
 
-def _camera(cameras: dict[str, pycolmap.Camera], name: str) -> pycolmap.Camera:
+def _camera(cameras: dict[str, pycolmap.Camera], name: str, file: Path) -> pycolmap.Camera:
     """By the third part of ``img_00122_c0_1303398475046031us.jpg``."""
     parts = Path(name).name.split("_")
     if len(parts) < 4 or parts[2] not in cameras:
         raise InputError(
-            f"'{name}' is no name like img_00122_c0_1303398475046031us.jpg with a camera of "
-            f"intrinsics.txt ({', '.join(cameras)})"
+            f"'{file}': '{name}' is no name like img_00122_c0_1303398475046031us.jpg with one of "
+            f"the cameras of intrinsics.txt, {', '.join(cameras)}"
         )
     return cameras[parts[2]]

@@ -46,6 +46,8 @@ CUTOUT_FOV_DEG = 60.0  # horizontal: f = 1385.64 px at 1600x1200
 QUERY_FOCAL_PER_LONG_SIDE = 28 / 36  # an iPhone 7's 28 mm of a 36 mm film: 3136 px at 4032
 _CUTOUT = re.compile(r"DUC_cutout_(\d{3})_(\d+)_(-?\d+)\.jpg")
 _AFTER = "after general icp:"
+# poses by data set: a run reads the data set to map, to localize and to score
+_computed: dict[Path, dict[str, pycolmap.Rigid3d]] = {}
 _GRID = 24  # points per side that a cutout's pose is computed from
 _MAX_POSE_ERROR_PX = 2.0  # of a cutout of 1600 pixels: its pixels and scan points belong together
 
@@ -202,15 +204,17 @@ def _cutout_poses(
     root: Path, cameras: dict[str, pycolmap.Camera], cache: str | None
 ) -> dict[str, pycolmap.Rigid3d]:
     """cam_from_world of cutouts, those in the cache as they are."""
-    known = {} if cache is None or not Path(cache).is_file() else read_poses(cache)
+    known = _computed.setdefault(root.resolve(), {})
+    if cache is not None and Path(cache).is_file():
+        known.update(read_poses(cache))
     missing = [name for name in cameras if name not in known]
     if missing:
         logger.info("computing the poses of %d cutouts from their scan points", len(missing))
         with ThreadPoolExecutor(8) as pool:
             found = pool.map(lambda name: _cutout_pose(root, name, cameras[name]), missing)
             known.update(zip(missing, found, strict=True))
-        if cache is not None:
-            write_hloc_results(cache, known, line_name=lambda name: name)
+    if cache is not None and (missing or not Path(cache).is_file()):
+        write_hloc_results(cache, known, line_name=lambda name: name)
     return known
 
 

@@ -71,7 +71,8 @@ def read_robotcar(root: Path, place: str, options: RobotcarOptions) -> Localizat
     images = existing_folder(root / "images", "folder of RobotCar's photos")
     photos = model_photos(read_model(root / _MODELS / f"{place}_aligned"))
     reference = posed_model({_file_name(name): photo for name, photo in photos.items()})
-    names = list(read_photo_list(root / "queries_per_location" / f"queries_location_{place}.txt"))
+    query_list = root / "queries_per_location" / f"queries_location_{place}.txt"
+    names = list(read_photo_list(query_list))
     cameras = {camera: _intrinsics(root, camera) for camera in CAMERAS}
     truth: dict[str, pycolmap.Rigid3d] = {}
     train = root / "robotcar_v2_train.txt"
@@ -85,7 +86,7 @@ def read_robotcar(root: Path, place: str, options: RobotcarOptions) -> Localizat
     elif options.queries == "v2_test":
         listed = {_file_name(name) for name in read_photo_list(root / "robotcar_v2_test.txt")}
         names = [name for name in names if name in listed]
-    queries = {name: _camera(images / name, cameras) for name in names}
+    queries = {name: _camera(images, name, cameras, query_list) for name in names}
     map_names = tuple(model_photos(reference))
     return LocalizationTask(
         name=place,
@@ -119,10 +120,14 @@ def _intrinsics(root: Path, camera: str) -> list[float]:
     return [float(value) for value in values]
 
 
-def _camera(path: Path, cameras: dict[str, list[float]]) -> pycolmap.Camera:
-    if path.parent.name not in cameras:
-        raise InputError(f"'{path}' lies in no folder of a camera ({', '.join(CAMERAS)})")
-    width, height = image_size(path, apply_exif_orientation=False)
-    return pycolmap.Camera(
-        model="PINHOLE", width=width, height=height, params=cameras[path.parent.name]
-    )
+def _camera(
+    images: Path, name: str, cameras: dict[str, list[float]], query_list: Path
+) -> pycolmap.Camera:
+    parts = PurePosixPath(name).parts
+    if len(parts) != 3 or parts[1] not in cameras:
+        raise InputError(
+            f"'{query_list}': '{name}' is no name like night/rear/1418841055829011.jpg with one of "
+            f"the cameras {', '.join(CAMERAS)}"
+        )
+    width, height = image_size(images / name, apply_exif_orientation=False)
+    return pycolmap.Camera(model="PINHOLE", width=width, height=height, params=cameras[parts[1]])

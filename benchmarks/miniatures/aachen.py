@@ -11,7 +11,7 @@ from benchmarks.interchange.hloc_lists import write_pairs_list, write_query_list
 from benchmarks.miniatures.studio import Shot, Studio, world_frame, write_photo
 from matching.files import PathLike, write_text_atomic
 
-WORLD = world_frame(35.0, -100.0, (700.0, 20.0, 180.0))  # the data set's y points down
+WORLD = world_frame(60.0, 100.0, (700.0, 20.0, 180.0))  # the data set's y points down
 DATABASE = ("db/1.jpg", "db/1045.jpg", "db/3921.jpg", "db/4479.jpg")
 SEQUENCES = (
     "sequences/nexus4_sequences/sequence_1/1_0001.png",

@@ -20,7 +20,7 @@ from benchmarks.miniatures.studio import (
 from matching.files import PathLike, write_text_atomic
 
 SCENE = "ShopFacade"
-WORLD = world_frame(-60.0, -95.0, (12.0, -30.0, 7.0))
+WORLD = world_frame(-60.0, 85.0, (12.0, -30.0, 7.0))
 TRAIN = tuple(f"seq{1 + k % 2}/frame{10 * k + 1:05d}.png" for k in range(6))
 TEST = tuple(f"seq3/frame{k + 1:05d}.png" for k in range(3))
 _HEADER = "Visual Landmark Dataset V1\nImageFile, Camera Position [X Y Z W P Q R]\n\n"

@@ -18,7 +18,7 @@ from benchmarks.miniatures.studio import (
 from matching.files import PathLike, write_text_atomic
 
 SLICE = "slice7"
-WORLD = world_frame(-140.0, 4.0, (310.0, -95.0, 12.0))
+WORLD = world_frame(40.0, 4.0, (310.0, -95.0, 12.0))
 DATABASE = tuple(f"img_{122 + k:05d}_c{k % 2}_{1303398475046031 + 7 * k}us.jpg" for k in range(6))
 QUERIES = tuple(f"img_{31 + k:05d}_c{k % 2}_{1311874731171555 + 9 * k}us.jpg" for k in range(3))
 _CAMERAS = {

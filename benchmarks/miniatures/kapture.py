@@ -17,7 +17,7 @@ from benchmarks.miniatures.studio import (
 )
 from matching.files import PathLike, atomic_file, write_text_atomic
 
-WORLD = world_frame(200.0, 15.0, (4.0, 44.0, -9.0))
+WORLD = world_frame(-70.0, 15.0, (4.0, 44.0, -9.0))
 MAP = tuple(f"cam{k % 2}/{k:03d}.jpg" for k in range(6))
 QUERIES = tuple(f"phone/IMG_{k}.jpg" for k in range(3))
 KEYPOINTS = "harris"  # type of the keypoints; they only serve the points

@@ -16,7 +16,7 @@ from benchmarks.miniatures.studio import (
 from matching.files import PathLike, write_text_atomic
 
 PLACE = "013"
-WORLD = world_frame(65.0, -90.0, (-210.0, 160.0, 25.0))
+WORLD = world_frame(65.0, 75.0, (-210.0, 160.0, 25.0))
 _FOLDERS = ("rear", "left", "right")
 _INTRINSICS = {
     "rear": (301.0, 300.0, 150.5, 152.0),

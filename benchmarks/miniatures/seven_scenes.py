@@ -21,7 +21,7 @@ from benchmarks.miniatures.studio import (
 from matching.files import PathLike, write_text_atomic
 
 SCENE = "chess"
-WORLD = world_frame(80.0, -80.0, (0.4, -0.2, 1.1))
+WORLD = world_frame(80.0, 60.0, (0.4, -0.2, 1.1))
 # the SfM truth has another frame and focal length than KinectFusion's
 SFM_FROM_WORLD = world_frame(2.0, 1.0, (0.01, 0.02, -0.03))
 SFM_FOCAL_PX = 526.22

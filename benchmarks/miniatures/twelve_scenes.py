@@ -19,7 +19,7 @@ from benchmarks.miniatures.studio import (
 from matching.files import PathLike, write_text_atomic
 
 SCENE = "apt1/kitchen"
-WORLD = world_frame(10.0, -85.0, (2.0, 1.0, 0.5))
+WORLD = world_frame(70.0, 50.0, (2.0, 1.0, 0.5))
 _COLOR, _DEPTH = (324, 242), (160, 120)  # a quarter of 1296x968 and 640x480
 _FOCAL_PX = 286.0
 NUM_QUERIES, NUM_MAP = 3, 6

@@ -1,0 +1,76 @@
+"""Miniatures of the published data sets, written once per session."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pycolmap
+import pytest
+
+from benchmarks.miniatures import aachen, cambridge, cmu, inloc, kapture, robotcar, seven_scenes
+from benchmarks.miniatures import twelve_scenes as twelve
+from benchmarks.miniatures.studio import FOCAL_PX, FloatArray, Studio, pinhole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Miniature:
+    """A miniature on disk and its exact truth.
+
+    Attributes:
+        root: The data set.
+        queries: True cam_from_world of the queries, by the task's names.
+        map_photos: The same of the map's photos.
+    """
+
+    root: Path
+    queries: dict[str, pycolmap.Rigid3d]
+    map_photos: dict[str, pycolmap.Rigid3d]
+
+
+# module of the miniature, its world, and the task's names of the map photos in the studio's order
+WRITERS: dict[str, tuple[str, FloatArray, Sequence[str]]] = {
+    "aachen": ("aachen", aachen.WORLD, aachen.DATABASE + aachen.SEQUENCES),
+    "cambridge": ("cambridge", cambridge.WORLD, cambridge.TRAIN),
+    "7scenes": ("seven_scenes", seven_scenes.WORLD, seven_scenes.TRAIN),
+    "12scenes": (
+        "twelve_scenes",
+        twelve.WORLD,
+        [f"frame-{twelve.NUM_QUERIES + k:06d}.color.jpg" for k in range(twelve.NUM_MAP)],
+    ),
+    "inloc": ("inloc", inloc.WORLD, inloc.CUTOUTS),
+    "cmu": ("cmu", cmu.WORLD, [f"database/{name}" for name in cmu.DATABASE]),
+    "robotcar": ("robotcar", robotcar.WORLD, robotcar.MAP),
+    "kapture": (
+        "kapture",
+        kapture.WORLD,
+        [f"mapping/sensors/records_data/{name}" for name in kapture.MAP],
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def miniature(
+    studio: Studio, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Miniature]:
+    """The miniature of a benchmark; tests must not change it."""
+    written: dict[str, Miniature] = {}
+
+    def write(name: str) -> Miniature:
+        if name not in written:
+            root = tmp_path_factory.mktemp(name)
+            module, world, names = WRITERS[name]
+            write_it = getattr(
+                importlib.import_module(f"benchmarks.miniatures.{module}"), f"write_{module}"
+            )
+            camera = pinhole(32, 24, FOCAL_PX)
+            written[name] = Miniature(
+                root=root,
+                queries=write_it(root, studio),
+                map_photos={
+                    n: studio.shot("map", k, camera, world).rigid for k, n in enumerate(names)
+                },
+            )
+        return written[name]
+
+    return write

@@ -1,0 +1,253 @@
+"""Every published localization data set, in miniature, through its whole benchmark."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+import pytest
+
+from benchmarks.datasets.task import LocalizationTask
+from benchmarks.registry import BENCHMARKS
+from benchmarks.run import check_benchmark, run_benchmark
+from benchmarks.submissions import (
+    bare_name,
+    camera_and_name,
+    check_submission,
+    read_submission_poses,
+)
+from localize.results import read_poses
+from matching import load_matcher
+from matching.errors import InputError
+from tests.benchmarks.datasets.conftest import WRITERS, Miniature
+
+Miniatures = Callable[[str], Miniature]
+
+# options of each whole run; of 8 data sets three take their points from depth, two a retrieval list
+OPTIONS: dict[str, dict[str, Any]] = {
+    "aachen": {},
+    "cambridge": {},
+    "7scenes": {"map_points": "depth"},
+    "12scenes": {"map_points": "depth"},
+    # the limit for photos of 4032 pixels forgives everything in one of 320
+    "inloc": {
+        "localizer": {"pnp": {"max_error_px": 4.0}},
+        "retrieval_pairs": "pairs-query-netvlad40-temporal.txt",
+    },
+    "cmu": {},
+    "robotcar": {},
+    "kapture": {"retrieval_pairs": "query/pairsfile/query/fire_top6.txt"},
+}
+SUBMISSIONS = {
+    "aachen": ("Aachen_eval_sift.txt", bare_name),
+    "inloc": ("InLoc_eval_sift.txt", bare_name),
+    "cmu": ("CMU_eval_sift.txt", bare_name),
+    "robotcar": ("RobotCar_eval_sift.txt", camera_and_name),
+}
+
+
+def read_scene(name: str, root: Path, **options: Any) -> LocalizationTask:
+    kind = BENCHMARKS[name]
+    dataset = kind.open(root, kind.options(**options))
+    assert len(dataset.scenes) == 1
+    return dataset.read(dataset.scenes[0])
+
+
+def gap(a: pycolmap.Rigid3d, b: pycolmap.Rigid3d) -> tuple[float, float]:
+    """Metres between the centres, degrees between the rotations."""
+    metres = np.linalg.norm(a.inverse().translation - b.inverse().translation)
+    return float(metres), float(np.degrees((a * b.inverse()).rotation.angle()))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_whole_benchmark(name: str, miniature: Miniatures, tmp_path: Path) -> None:
+    """Map, localization, scores, submission: errors as small as SIFT's on these renderings."""
+    mini = miniature(name)
+    options = dict(OPTIONS[name])
+    if "retrieval_pairs" in options:
+        options["retrieval_pairs"] = str(mini.root / options["retrieval_pairs"])
+    report = run_benchmark(
+        name, mini.root, tmp_path / "out", matcher=load_matcher("sift"), options=options
+    )
+    poses = read_poses(tmp_path / "out" / "poses.txt")
+    assert poses.keys() == mini.queries.keys()
+    for query, pose in poses.items():
+        metres, degrees = gap(pose, mini.queries[query])
+        # a pixel at the 11 m that the photos are taken from is 4 cm wide and 0.2 degrees
+        assert metres < 0.035 and degrees < 0.18, (query, metres, degrees)
+    truth = read_scene(name, mini.root).truth
+    if truth is None:
+        assert report.median_translation_error_m is None
+        assert report.num_queries == len(mini.queries)
+    else:  # CMU and RobotCar tell the poses of some queries
+        assert report.median_translation_error_m < 0.025
+        assert report.num_queries == len(set(mini.queries) & set(truth))
+    if name in SUBMISSIONS:
+        file, line_name = SUBMISSIONS[name]
+        names = [line_name(query) for query in mini.queries]
+        assert check_submission(tmp_path / "out" / file, names) == []
+        submitted = read_submission_poses(tmp_path / "out" / file)
+        for query, pose in poses.items():
+            assert gap(submitted[line_name(query)], pose) < (1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_reader_finds_the_exact_poses(name: str, miniature: Miniatures) -> None:
+    mini = miniature(name)
+    task = read_scene(name, mini.root)
+    assert set(task.map_names) == set(mini.map_photos)
+    assert set(task.query_cameras) == set(mini.queries)
+    assert task.reference is not None
+    for image in task.reference.images.values():
+        assert max(gap(image.cam_from_world(), mini.map_photos[image.name])) < 1e-5
+        # what an inverted pose would look like: nothing in these worlds is symmetric
+        assert gap(image.cam_from_world().inverse(), mini.map_photos[image.name])[0] > 1.0
+    if task.truth is not None:
+        known = [query for query in mini.queries if query in task.truth]
+        assert known
+        for query in known:
+            assert max(gap(task.truth[query], mini.queries[query])) < 1e-5
+
+
+def _center_as_translation(quat_wxyz: Any, where: str, **given: Any) -> pycolmap.Rigid3d:
+    rotation = pycolmap.Rotation3d(np.roll(quat_wxyz, -1))
+    if "center" in given:
+        return pycolmap.Rigid3d(rotation, given["center"])
+    return pycolmap.Rigid3d(rotation, -(rotation.matrix() @ given["translation"]))
+
+
+def _w_last(quat_wxyz: Any, where: str, **given: Any) -> pycolmap.Rigid3d:
+    rotation = pycolmap.Rotation3d(quat_wxyz)
+    if "center" in given:
+        return pycolmap.Rigid3d(rotation, -(rotation.matrix() @ given["center"]))
+    return pycolmap.Rigid3d(rotation, given["translation"])
+
+
+def _rotation_inverted(quat_wxyz: Any, where: str, **given: Any) -> pycolmap.Rigid3d:
+    return _w_last(np.roll(quat_wxyz * [1, -1, -1, -1], -1), where, **given)
+
+
+def _camera_to_world_as_its_inverse(matrix: Any, where: str) -> pycolmap.Rigid3d:
+    return pycolmap.Rigid3d(matrix[:3])
+
+
+QUATERNIONS = (_center_as_translation, _w_last, _rotation_inverted)
+WRONG = [
+    *(("cambridge", "benchmarks.datasets.cambridge.pose_from_quaternion", w) for w in QUATERNIONS),
+    *(("cmu", "benchmarks.datasets.cmu.pose_from_quaternion", wrong) for wrong in QUATERNIONS),
+    *(("aachen", "benchmarks.datasets.nvm.pose_from_quaternion", wrong) for wrong in QUATERNIONS),
+    *(
+        (name, f"benchmarks.datasets.{module}.pose_from_world_from_cam", wrong)
+        for name, module in (("7scenes", "seven_scenes"), ("12scenes", "twelve_scenes"))
+        for wrong in (_camera_to_world_as_its_inverse,)
+    ),
+    ("inloc", "benchmarks.datasets.inloc._AFTER", "before general icp:"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "wrong"), WRONG, ids=lambda value: getattr(value, "__name__", str(value))
+)
+def test_a_wrong_convention_is_a_large_error(
+    name: str,
+    target: str,
+    wrong: Any,
+    miniature: Miniatures,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Were the reader's convention another, its poses would be far off: the test above sees it."""
+    from benchmarks.datasets import inloc
+
+    mini = miniature(name)
+    monkeypatch.setattr(target, wrong)
+    monkeypatch.setattr(inloc, "_computed", {})
+    inloc._read_transformation.cache_clear()
+    task = read_scene(name, mini.root, **({"version": "v1.0"} if name == "aachen" else {}))
+    inloc._read_transformation.cache_clear()
+    assert task.reference is not None
+    gaps = [
+        gap(image.cam_from_world(), mini.map_photos[image.name])
+        for image in task.reference.images.values()
+    ]
+    metres, degrees = np.array(gaps).T
+    assert np.median(metres) > 0.2 or np.median(degrees) > 20
+
+
+def test_a_wrong_convention_fails_the_whole_benchmark(
+    miniature: Miniatures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one query comes near its true pose when centres are taken for translations."""
+    monkeypatch.setattr(
+        "benchmarks.datasets.cambridge.pose_from_quaternion", _center_as_translation
+    )
+    mini = miniature("cambridge")
+    try:
+        run_benchmark("cambridge", mini.root, tmp_path, matcher=load_matcher("sift"), limit=1)
+    except InputError as error:
+        assert "known poses do not fit the photos" in str(error)
+        return
+    for query, pose in read_poses(tmp_path / "poses.txt").items():
+        assert gap(pose, mini.queries[query])[0] > 5.0
+
+
+NEEDED = [
+    ("aachen", "3D-models/aachen_v_1_1/images.bin", "no COLMAP model"),
+    ("aachen", "queries/night_time_queries_with_intrinsics.txt", "night_time_queries"),
+    ("aachen", "images_upright/db/1045.jpg", "no photo"),
+    ("cambridge", "ShopFacade/dataset_test.txt", "dataset_test.txt"),
+    ("cambridge", "ShopFacade/reconstruction.nvm", "reconstruction.nvm"),
+    ("7scenes", "chess/TestSplit.txt", "TestSplit.txt"),
+    ("7scenes", "chess/seq-01/frame-000000.pose.txt", "frame-000000.pose.txt"),
+    ("12scenes", "apt1/kitchen/info.txt", "info.txt"),
+    ("12scenes", "apt1/kitchen/split.txt", "split.txt"),
+    ("inloc", "database/alignments/DUC1/transformations/DUC_trans_019.txt", "DUC_trans_019.txt"),
+    ("inloc", "database/cutouts/DUC2/102/DUC_cutout_102_60_0.jpg.mat", "DUC_cutout_102_60_0"),
+    ("cmu", "intrinsics.txt", "intrinsics.txt"),
+    ("cmu", "slice7/test-images-slice7.txt", "test-images-slice7.txt"),
+    ("robotcar", "intrinsics/left_intrinsics.txt", "left_intrinsics.txt"),
+    ("robotcar", "queries_per_location/queries_location_013.txt", "queries_location_013.txt"),
+    ("kapture", "mapping/sensors/sensors.txt", "sensors.txt"),
+    ("kapture", "query/sensors/records_camera.txt", "records_camera.txt"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "message"), NEEDED, ids=[f[1] for f in NEEDED])
+@pytest.mark.parametrize("damage", ["missing", "odd"])
+def test_a_missing_or_odd_file_is_named(
+    name: str,
+    file: str,
+    message: str,
+    damage: str,
+    miniature: Miniatures,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from benchmarks.datasets import inloc
+
+    monkeypatch.setattr(inloc, "_computed", {})
+    inloc._read_transformation.cache_clear()
+    root = tmp_path / "data"
+    shutil.copytree(miniature(name).root, root)
+    if damage == "missing":
+        (root / file).unlink()
+    elif file.endswith(".jpg"):
+        pytest.skip("photos are decoded when they are used, not when they are listed")
+    else:
+        (root / file).write_bytes(b"odd, odd\n")
+    with pytest.raises(InputError) as caught:
+        read_scene(name, root)
+    expected = Path(file).name if damage == "odd" else message
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_check_counts_against_the_published_numbers(name: str, miniature: Miniatures) -> None:
+    mini = miniature(name)
+    check = check_benchmark(name, mini.root)
+    found = [count.found for count in check.counts]
+    assert len(mini.map_photos) in found and len(mini.queries) in found
+    # a miniature is no complete download, and where the publishers say so it shows
+    published = {"aachen", "cambridge", "7scenes", "inloc"}
+    assert check.complete == (name not in published)
