@@ -188,7 +188,7 @@ class Localizer:
 
     def _photo(self, image: ImageLike) -> ImageLike:
         """The photo, read as the map read its own: upright, or as it is stored."""
-        if self._upright or isinstance(image, np.ndarray):
+        if self._upright or self.matcher.reads_files or isinstance(image, np.ndarray):
             return image
         try:
             return read_image(image, apply_exif_orientation=False)

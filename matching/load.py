@@ -18,7 +18,8 @@ def load_matcher(
 
     Args:
         name: ``"sift"``, a bundled model, the path of a checkpoint (official .pth, safetensors or
-            a hub folder), or a hub id such as ``"naver/MASt3R_ViTLarge_..."``.
+            a hub folder), a hub id such as ``"naver/MASt3R_ViTLarge_..."``, or hloc's files,
+            ``"hloc:FEATS.h5,MATCHES.h5"``.
         device: Torch device for the matcher's arithmetic, ``"cpu"`` or ``"cuda"``.
         options: The matcher's own options by name: `matching.sift.SiftOptions` or
             `matching.mast3r.Mast3rOptions`.
@@ -32,6 +33,12 @@ def load_matcher(
         from matching.sift import SiftMatcher, SiftOptions
 
         return SiftMatcher(build_options(SiftOptions, options, prefix="matcher."), device=device)
+    if name.startswith("hloc:"):
+        from matching.hloc_matcher import HlocMatcher
+
+        if options:
+            raise InputError(f"hloc's files have no options, got {', '.join(options)}")
+        return HlocMatcher.load(name)
     if name not in BUNDLED and "/" not in name and not Path(name).exists():
         raise InputError(
             f"unknown matcher '{name}' (known: {', '.join(known_matchers())}, the path of a "

@@ -35,11 +35,13 @@ class Matcher(ABC):
         num_streams: Threads that should call `match_many` in turns so that the device of the
             matcher never waits for what callers compute in between; 1: calls are not thread-safe
             or keep all cores busy.
+        reads_files: Whether it knows photos by their paths and must be given these, never pixels.
     """
 
     name: str
     fingerprint: str
     num_streams: int = 1
+    reads_files: bool = False
 
     @abstractmethod
     def encode_image(self, image: NDArray[np.uint8]) -> View:
