@@ -6,7 +6,7 @@ import numpy as np
 import pycolmap
 
 from localize.results import CameraSource
-from mapping.cameras import camera_from_image, create_camera
+from mapping.cameras import camera_from_image, create_camera, with_focal_length
 from mapping.focal_prior import FocalPrior, focal_prior
 from matching.errors import InputError
 from matching.files import PathLike
@@ -65,12 +65,9 @@ def with_pointmap_focal(known: QueryCamera, pointmap_px: float | None) -> QueryC
     if known.source == "given" or pointmap_px is None:
         return known
     exif_px = known.camera.mean_focal_length() if known.source == "exif" else None
-    camera = pycolmap.Camera(known.camera.todict())
-    prior = focal_prior((camera.width, camera.height), exif_px=exif_px, pointmap_px=pointmap_px)
-    params = np.array(camera.params)
-    params[camera.focal_length_idxs()] = prior.focal_px
-    camera.params = params.tolist()
-    return _assumed(camera, prior)
+    size = (known.camera.width, known.camera.height)
+    prior = focal_prior(size, exif_px=exif_px, pointmap_px=pointmap_px)
+    return _assumed(with_focal_length(known.camera, prior.focal_px), prior)
 
 
 def _assumed(camera: pycolmap.Camera, prior: FocalPrior) -> QueryCamera:

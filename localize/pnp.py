@@ -8,6 +8,8 @@ import poselib
 import pycolmap
 from numpy.typing import NDArray
 
+from mapping.cameras import with_focal_length
+
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
@@ -327,15 +329,6 @@ def focal_surprise(
         log_std = 0.1 if guess.has_prior_focal_length else 0.35
     ratio = camera.mean_focal_length() / guess.mean_focal_length()
     return float((np.log(ratio) / log_std) ** 2)
-
-
-def with_focal_length(camera: pycolmap.Camera, focal_px: float) -> pycolmap.Camera:
-    """A copy with another focal length (both, where the model has two)."""
-    copy = pycolmap.Camera(camera.todict())
-    params = np.array(copy.params)
-    params[copy.focal_length_idxs()] = focal_px
-    copy.params = params.tolist()
-    return copy
 
 
 def _refinement(

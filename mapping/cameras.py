@@ -99,6 +99,15 @@ def create_camera(model: str, focal_length_px: float, width: int, height: int) -
     )
 
 
+def with_focal_length(camera: pycolmap.Camera, focal_px: float) -> pycolmap.Camera:
+    """A copy with another focal length (both, where the model has two)."""
+    copy = pycolmap.Camera(camera.todict())
+    params = np.array(copy.params)
+    params[copy.focal_length_idxs()] = focal_px
+    copy.params = params.tolist()
+    return copy
+
+
 def read_camera_list(file: PathLike) -> dict[str, pycolmap.Camera]:
     """Read a list of photos with intrinsics, one ``name MODEL WIDTH HEIGHT PARAMS...`` per line.
 
