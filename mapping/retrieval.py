@@ -2,11 +2,14 @@
 
 VLAD (Jegou et al., CVPR 2010) over a vocabulary learned on the map's own photos, with
 intra-normalisation (Arandjelovic and Zisserman, CVPR 2013), then PCA whitening (Jegou and Chum,
-ECCV 2012) once a map has photos enough to estimate it.
+ECCV 2012) once a map has photos enough to estimate it. Nothing needs labels or other photos, so it
+serves SIFT's descriptors and the encoder's tokens of any network alike. `benchmarks.retrieval`
+compares it with simpler ways.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import faiss
@@ -15,12 +18,17 @@ from numpy.typing import NDArray
 
 from mapping.colmap import SEED
 from mapping.options import RetrievalOptions
+from matching.matcher import Matcher
+from matching.types import View
 
 FloatArray = NDArray[np.float32]
 
-# whitening n descriptors with n - 1 components makes all of them equally similar
-_MIN_IMAGES_PER_COMPONENT = 4
-_MIN_GLOBAL_DIM = 16
+_MIN_PHOTOS_TO_PROJECT = 64
+_MAX_PHOTOS_TO_LEARN = 2048  # bounds time and memory of learning on large maps
+# Whitening n descriptors to n - 1 components of equal variance makes all of them equally similar.
+# With this share of the mean variance added to each component, all of them can be kept: that found
+# more than a quarter as many components, equally weighted (`benchmarks/results/retrieval.md`).
+_SHRINKAGE = 1.0
 _MIN_DESCRIPTORS_PER_CLUSTER = 32
 
 
@@ -71,15 +79,25 @@ class GlobalDescriber:
         Returns:
             Unit vector (dim,); zeros for a photo without local descriptors.
         """
-        if len(local) == 0 or len(self.centroids) == 0:
-            return np.zeros(self.dim, np.float32)
-        aggregated = self._aggregate(local)
-        if len(self.global_mean):
-            return _unit((aggregated - self.global_mean) @ self.global_projection)
-        return aggregated
+        return self.project(self.aggregate(local))
 
-    def _aggregate(self, local: FloatArray) -> FloatArray:
-        """VLAD with intra-normalisation and signed square root, (K * d,) of unit norm."""
+    def project(self, aggregated: FloatArray) -> FloatArray:
+        """The second step of `describe`: (K * d,) -> (dim,)."""
+        if not len(self.global_mean) or not aggregated.any():
+            return aggregated[: self.dim]
+        return _unit((aggregated - self.global_mean) @ self.global_projection)
+
+    def aggregate(self, local: FloatArray) -> FloatArray:
+        """The first step: VLAD with intra-normalisation and signed square root, of unit norm.
+
+        Args:
+            local: Unit rows, (N, D).
+
+        Returns:
+            (K * d,), at least (1,); zeros for a photo without local descriptors.
+        """
+        if len(local) == 0 or len(self.centroids) == 0:
+            return np.zeros(max(1, self.centroids.size), np.float32)
         reduced = _unit((local - self.local_mean) @ self.local_projection)  # (N, d)
         words = _nearest(reduced, self.centroids)
         # sums of residuals per word as one product, much faster than scattered additions
@@ -92,6 +110,36 @@ class GlobalDescriber:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
+def describe_photos(
+    names: Sequence[str],
+    views: Callable[[str], View],
+    matcher: Matcher,
+    options: RetrievalOptions,
+) -> tuple[GlobalDescriber, dict[str, FloatArray]]:
+    """Learn vocabulary and projections on the photos of a map, and describe each of them.
+
+    Args:
+        names: The photos.
+        views: The encoded photo of a name; called up to twice for each.
+        matcher: What encoded them.
+        options: Sizes.
+
+    Returns:
+        The describer, and the global descriptor (G,) of each photo.
+    """
+
+    def local_of(i: int) -> FloatArray:
+        return matcher.local_descriptors(views(names[i]))
+
+    describer, aggregated = _learn(len(names), local_of, options)
+    return describer, {
+        name: describer.project(aggregated[i])
+        if i in aggregated
+        else describer.describe(local_of(i))
+        for i, name in enumerate(names)
+    }
+
+
 def train_describer(
     num_images: int, local_of: Callable[[int], FloatArray], options: RetrievalOptions
 ) -> GlobalDescriber:
@@ -102,32 +150,42 @@ def train_describer(
         local_of: Unit local descriptors (N, D) of the i-th photo; called up to twice per photo.
         options: Sizes.
     """
+    return _learn(num_images, local_of, options)[0]
+
+
+def _learn(
+    num_images: int, local_of: Callable[[int], FloatArray], options: RetrievalOptions
+) -> tuple[GlobalDescriber, dict[int, FloatArray]]:
+    """The describer, and what it aggregated of the photos it learned its projection from."""
     sample = _sample_descriptors(num_images, local_of, options)
     if len(sample) == 0:
         empty = np.zeros(0, np.float32)
         none = np.zeros((0, 0), np.float32)
-        return GlobalDescriber(empty, none, none, empty, none)
+        return GlobalDescriber(empty, none, none, empty, none), {}
     mean, projection = _whitening(sample, min(options.local_dim, sample.shape[1]))
     reduced = _unit((sample - mean) @ projection)
     num_clusters = min(options.num_clusters, max(1, len(reduced) // _MIN_DESCRIPTORS_PER_CLUSTER))
     kmeans = faiss.Kmeans(reduced.shape[1], num_clusters, niter=15, seed=SEED, verbose=False)
     kmeans.cp.min_points_per_centroid = 1  # silences a warning on stdout for tiny maps
     kmeans.train(reduced)
-    empty = np.zeros(0, np.float32)
     describer = GlobalDescriber(
-        mean, projection, np.array(kmeans.centroids), empty, np.zeros((0, 0), np.float32)
+        mean,
+        projection,
+        np.array(kmeans.centroids),
+        np.zeros(0, np.float32),
+        np.zeros((0, 0), np.float32),
     )
-    if min(options.global_dim, num_images // _MIN_IMAGES_PER_COMPONENT) < _MIN_GLOBAL_DIM:
-        return describer  # too few photos to learn a projection from
-    # a sample of the photos bounds memory and time on large maps
-    step = max(1, num_images // (10 * options.global_dim))
-    aggregated = np.array([describer.describe(local_of(i)) for i in range(0, num_images, step)])
-    aggregated = aggregated[np.abs(aggregated).sum(1) > 0]
-    dim = min(options.global_dim, len(aggregated) // _MIN_IMAGES_PER_COMPONENT)
-    if dim < _MIN_GLOBAL_DIM or aggregated.shape[1] <= dim:
-        return describer
-    global_mean, global_projection = _whitening(aggregated, dim)
-    return GlobalDescriber(mean, projection, describer.centroids, global_mean, global_projection)
+    if num_images < _MIN_PHOTOS_TO_PROJECT:
+        return describer, {}
+    step = -(-num_images // _MAX_PHOTOS_TO_LEARN)
+    aggregated = {i: describer.aggregate(local_of(i)) for i in range(0, num_images, step)}
+    rows = np.array([row for row in aggregated.values() if row.any()])
+    dim = min(options.global_dim, len(rows) - 1)
+    if len(rows) < _MIN_PHOTOS_TO_PROJECT or rows.shape[1] <= dim:
+        return describer, aggregated
+    global_mean, global_projection = _whitening(rows, dim, shrinkage=_SHRINKAGE)
+    projecting = replace(describer, global_mean=global_mean, global_projection=global_projection)
+    return projecting, aggregated
 
 
 def _sample_descriptors(
@@ -149,8 +207,16 @@ def _sample_descriptors(
     return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
 
-def _whitening(rows: FloatArray, dim: int) -> tuple[FloatArray, FloatArray]:
-    """Mean (D,) and projection (D, dim) to the leading components with unit variance."""
+def _whitening(
+    rows: FloatArray, dim: int, *, shrinkage: float = 0.0
+) -> tuple[FloatArray, FloatArray]:
+    """Mean (D,) and projection (D, dim) to the leading components with unit variance.
+
+    Args:
+        rows: (N, D).
+        dim: Components to keep.
+        shrinkage: Share of their mean variance that is added to that of each one.
+    """
     mean = rows.mean(axis=0, dtype=np.float64)
     centred = rows - mean.astype(np.float32)
     if len(rows) >= rows.shape[1]:
@@ -162,7 +228,8 @@ def _whitening(rows: FloatArray, dim: int) -> tuple[FloatArray, FloatArray]:
     # eigh leaves the signs open
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
     # directions without variance hold noise only: they are not blown up
-    scale = 1 / np.sqrt(np.maximum(values, 1e-4 * values[0]) + 1e-12)
+    variance = np.maximum(values, 1e-4 * values[0]) + shrinkage * values.mean()
+    scale = 1 / np.sqrt(variance + 1e-12)
     return mean.astype(np.float32), (vectors * signs * scale).astype(np.float32)
 
 
@@ -193,6 +260,30 @@ def build_index(descriptors: FloatArray, options: RetrievalOptions) -> Any:
         index.nprobe = options.num_probes
     index.add(np.ascontiguousarray(descriptors, dtype=np.float32))
     return index
+
+
+def similar_photos(
+    names: Sequence[str], descriptors: Mapping[str, FloatArray], options: RetrievalOptions
+) -> Callable[[str, int], list[str]]:
+    """A function that gives the photos of a map most similar to one of them, without itself."""
+    rows = np.array([descriptors[n] for n in names], dtype=np.float32)
+    index = build_index(rows, options)
+    place = {name: i for i, name in enumerate(names)}
+
+    @lru_cache(maxsize=1)  # all photos are asked for with the same number
+    def neighbours(top_k: int) -> NDArray[np.int64]:
+        # one search for all: 20 times as fast as one for each
+        found: NDArray[np.int64] = index.search(rows, min(top_k + 1, len(names)))[1]
+        return found
+
+    def similar(name: str, top_k: int) -> list[str]:
+        own = place[name]
+        if not rows[own].any():
+            return []
+        others = [i for i in neighbours(top_k)[own].tolist() if i not in (own, -1)]
+        return [names[i] for i in others[:top_k]]
+
+    return similar
 
 
 def search(index: Any, names: Sequence[str], descriptor: FloatArray, top_k: int) -> list[Retrieved]:
