@@ -1,7 +1,6 @@
 """`build_map`: photos in, a map on disk out; a killed run continues where it was."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,13 +15,20 @@ from mapping.camera_groups import assign_cameras
 from mapping.database import database_bytes, posed_reconstruction, verify_pairs, write_database
 from mapping.depth import Surfaces, points_from_surfaces
 from mapping.finish import Descriptors, finish_map
-from mapping.info import map_identity
+from mapping.info import image_identity, map_identity
 from mapping.inputs import Poses, given_cameras, hash_inputs, read_known_poses
 from mapping.map import Map
 from mapping.options import MapOptions, RetrievalOptions
 from mapping.pair_matches import match_pairs
 from mapping.pairs import Pair, read_pairs, resolve_method, select_pairs
-from mapping.photos import Photo, PhotoSet, encode_photos, find_photos, view_key
+from mapping.photos import (
+    Photo,
+    PhotoSet,
+    encode_photos,
+    find_photos,
+    recognize_copies,
+    view_key,
+)
 from mapping.reconstruct import (
     SPARSE,
     ReconstructionResult,
@@ -35,6 +41,7 @@ from mapping.reconstruct import (
 )
 from mapping.refine_tracks import database_keypoints, refine_database
 from mapping.retrieval import GlobalDescriber, build_index, search, train_describer
+from mapping.stage_clock import StageClock
 from mapping.store import (
     ViewCache,
     features_bytes,
@@ -118,10 +125,10 @@ def build_map(
         options_as_dict(options),
         matcher.describe(),
         inputs,
-        [(p.name, p.size_bytes, p.mtime_ns) for p in found.photos.values()],
+        found.photos.values(),
     )
     with locked_workspace(map_path) as workspace:
-        finished = _finished_map(workspace, identity, overwrite=overwrite)
+        finished = _finished_map(workspace, identity, found, overwrite=overwrite, progress=progress)
         if finished is not None:
             return finished
         workspace.begin(identity)
@@ -129,7 +136,14 @@ def build_map(
         return build.run(found, poses, given, listed)
 
 
-def _finished_map(workspace: Workspace, identity: dict[str, Any], *, overwrite: bool) -> Map | None:
+def _finished_map(
+    workspace: Workspace,
+    identity: dict[str, Any],
+    found: PhotoSet,
+    *,
+    overwrite: bool,
+    progress: Progress,
+) -> Map | None:
     """The map in the folder if it is up to date; None if it is to be made."""
     if not workspace.has_map:
         return None
@@ -139,6 +153,8 @@ def _finished_map(workspace: Workspace, identity: dict[str, Any], *, overwrite: 
         if overwrite:
             return None
         raise InputError(f"{error}; overwrite the map, or give another folder") from error
+    photos = recognize_copies(found.photos, finished.info.images, progress)
+    identity = {**identity, "images": image_identity(photos.values())}
     field = first_difference(finished.info.identity(), identity)
     if field is None:
         workspace.discard()
@@ -148,7 +164,7 @@ def _finished_map(workspace: Workspace, identity: dict[str, Any], *, overwrite: 
         return None
     what = f"another '{field}'"
     if field.startswith("images."):
-        what = f"other photos ('{field.removeprefix('images.')}' is new, missing or newer)"
+        what = f"other photos ('{field.removeprefix('images.')}' is new, missing or changed)"
     raise InputError(
         f"the map '{workspace.map_path}' was made with {what}: extend it by new photos "
         "(--extend), overwrite it (--overwrite), or give another folder"
@@ -175,8 +191,8 @@ class _Build:
         self.options = options
         self.inputs = inputs
         self.surfaces = surfaces
-        self.progress = progress
-        self.seconds: dict[str, float] = {}
+        self.clock = StageClock(self.stages / "seconds.json")
+        self.progress = self.clock.watch(progress)
 
     def run(
         self,
@@ -209,6 +225,7 @@ class _Build:
         bad.update(misfits)
         names = sorted(cameras.camera_of)
         if len(names) < 2:
+            self.workspace.discard()  # nothing worth continuing
             raise InputError(_too_few(len(names), len(found.photos) + len(found.bad), bad))
         with self.timed("describe"):
             describer, descriptors = describe_photos(
@@ -245,7 +262,7 @@ class _Build:
                 posed = None
                 if cam_from_world is not None:
                     posed = posed_reconstruction(temporary, cam_from_world)
-                verify_pairs(temporary, self.options.verification, posed)
+                verify_pairs(temporary, self.options.verification, posed, progress=self.progress)
                 if self.options.verification.refine_tracks:
                     refine_database(temporary, shared.matches, pixel_px=pixel_px, num_fixed={})
                 temporary.replace(database)
@@ -274,17 +291,16 @@ class _Build:
                 "known_poses": poses is not None,
                 "inputs": self.inputs,
                 "num_pairs": len(pairs),
-                "seconds": self.seconds,
+                "seconds": self.clock.seconds,
             },
         )
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Note the wall time of a stage."""
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = round(time.perf_counter() - start, 3)
-        logger.info("%s: %.1f s", stage, self.seconds[stage])
+        """Count the wall time of a stage, and tell it."""
+        with self.clock.stage(stage):
+            yield
+        logger.info("%s: %.1f s", stage, self.clock.seconds[stage])
 
     def encode(self, photos: Sequence[Photo], bad: dict[str, str]) -> dict[str, str]:
         """Encode all photos; returns the key of each good one and adds the others to ``bad``."""

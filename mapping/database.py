@@ -1,7 +1,8 @@
 """The COLMAP database of a map: photos, keypoints, matches, verified pairs."""
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 from mapping.colmap import two_view_options
 from mapping.options import VerificationOptions
 from mapping.pairs import Pair
+from matching.progress import Progress, silent
+
+_VERIFIED_AT_A_TIME = 100  # pairs that COLMAP verifies before it writes them down
+_SECONDS_PER_LOOK = 0.2  # how often the progress is looked up
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,11 @@ def _write_image(database: pycolmap.Database, name: str, camera_id: int) -> int:
 
 
 def verify_pairs(
-    path: Path, options: VerificationOptions, posed: pycolmap.Reconstruction | None = None
+    path: Path,
+    options: VerificationOptions,
+    posed: pycolmap.Reconstruction | None = None,
+    *,
+    progress: Progress = silent,
 ) -> None:
     """Keep the matches of each pair that fit its geometry.
 
@@ -107,12 +116,61 @@ def verify_pairs(
         options: Thresholds.
         posed: Known cameras and poses under the database's ids: then a match is checked against
             the epipolar line they give, instead of against geometry estimated from the matches.
+        progress: Wraps the loop over pairs.
     """
     two_view = two_view_options(options)
-    if posed is None:
-        pycolmap.geometric_verification(path, two_view_geometry_options=two_view)
-    else:
-        pycolmap.guided_geometric_verification(posed, path, two_view_geometry_options=two_view)
+    pairing = pycolmap.ExistingMatchedPairingOptions(batch_size=_VERIFIED_AT_A_TIME)
+    stop = pycolmap.CancellationToken()
+
+    def verify() -> None:
+        if posed is None:
+            pycolmap.geometric_verification(
+                path,
+                pairing_options=pairing,
+                two_view_geometry_options=two_view,
+                cancellation_token=stop,
+            )
+        else:
+            pycolmap.guided_geometric_verification(
+                posed,
+                path,
+                pairing_options=pairing,
+                two_view_geometry_options=two_view,
+                cancellation_token=stop,
+            )
+
+    before, total = _count_verified(path), _count(path, "matches")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(verify)
+        try:
+            steps = _newly_verified(path, running, before)
+            for _ in progress(steps, "verifying pairs", total - before):
+                pass
+        finally:
+            stop.cancel()  # of use only if the loop was interrupted
+        running.result()
+
+
+def _newly_verified(path: Path, running: Future[None], count: int) -> Iterator[int]:
+    """One item per pair that COLMAP has verified since; it tells of them in no other way."""
+    while True:
+        finished = wait([running], timeout=_SECONDS_PER_LOOK).done
+        now = _count_verified(path)
+        yield from range(count, now)
+        count = max(count, now)
+        if finished:
+            return
+
+
+def _count_verified(path: Path) -> int:
+    return _count(path, "two_view_geometries")
+
+
+def _count(path: Path, table: str) -> int:
+    """Rows of a table; COLMAP may be writing, and writes itself into databases it opens."""
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        (number,) = connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
+    return int(number)
 
 
 def posed_reconstruction(

@@ -23,12 +23,20 @@ from mapping.database import (
     write_database,
 )
 from mapping.finish import finish_map
+from mapping.info import image_identity
 from mapping.inputs import Poses, given_cameras, hash_inputs, read_known_poses
 from mapping.map import Map
 from mapping.options import MapOptions
 from mapping.pair_matches import match_pairs
 from mapping.pairs import Pair, unique_pairs
-from mapping.photos import Photo, PhotoSet, encode_photos, find_photos, view_key
+from mapping.photos import (
+    Photo,
+    PhotoSet,
+    encode_photos,
+    find_photos,
+    recognize_copies,
+    view_key,
+)
 from mapping.reconstruct import (
     SPARSE,
     ReconstructionResult,
@@ -39,6 +47,7 @@ from mapping.reconstruct import (
     triangulate,
     write_result,
 )
+from mapping.stage_clock import StageClock
 from mapping.store import (
     FeatureFile,
     ViewCache,
@@ -94,7 +103,7 @@ def extend_map(
         current = Map.open(scene.path)  # another process may have extended it meanwhile
         current.check_matcher(matcher)
         found = find_photos(images, image_names)
-        new = _new_photos(current, found)
+        new = _new_photos(current, found, progress)
         if not new and not found.bad:
             workspace.discard()
             return current
@@ -110,18 +119,20 @@ def extend_map(
             }
         )
         extension = _Extension(current, workspace, Path(images), matcher, progress)
-        return extension.run(new, dict(found.bad), poses, given)
+        with extension.clock.stage("extend"):
+            return extension.run(new, dict(found.bad), poses, given)
 
 
-def _new_photos(scene: Map, found: PhotoSet) -> dict[str, Photo]:
+def _new_photos(scene: Map, found: PhotoSet, progress: Progress) -> dict[str, Photo]:
     """Photos that the map has not encoded yet."""
-    sizes = {image.name: image.size_bytes for image in scene.info.images}
+    of_map = image_identity(scene.info.images)
+    same = image_identity(recognize_copies(found.photos, scene.info.images, progress).values())
     encoded = set(database_names(scene.path / "database.db"))
     new = {}
     for name, photo in found.photos.items():
         if name not in encoded:
             new[name] = photo
-        elif photo.size_bytes != sizes[name]:
+        elif same[name] != of_map[name]:
             raise InputError(
                 f"'{photo.path}' has another content than the photo '{name}' of the map: rename it"
             )
@@ -143,7 +154,8 @@ class _Extension:
         self.workspace = workspace
         self.images = images
         self.matcher = matcher
-        self.progress = progress
+        self.clock = StageClock(workspace.stages / "seconds.json")
+        self.progress = self.clock.watch(progress)
         self.options = build_options(MapOptions, scene.info.options)
         self.old = database_names(scene.path / "database.db")
         self.features = FeatureFile(scene.path / "features.h5")
@@ -205,7 +217,7 @@ class _Extension:
             write_database(temporary, cameras, changed, shared.matches, shared_with)
             # with all poses known, matches are checked against them; else against each other
             posed = self.start(temporary, changed, known) if len(known) == len(names) else None
-            verify_pairs(temporary, self.options.verification, posed)
+            verify_pairs(temporary, self.options.verification, posed, progress=self.progress)
             temporary.replace(database)
         result = self.reconstruct(database, changed, known, names, set(given))
         features = self.workspace.stages / "features.h5"
@@ -233,7 +245,10 @@ class _Extension:
                 "known_poses": info.known_poses,
                 "inputs": info.inputs,
                 "num_pairs": info.num_pairs + len(pairs),
-                "seconds": info.seconds,
+                "seconds": {
+                    **info.seconds,
+                    "extend": info.seconds.get("extend", 0.0) + self.clock.seconds["extend"],
+                },
             },
         )
 

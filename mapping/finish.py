@@ -18,7 +18,7 @@ from mapping.info import (
 from mapping.map import Map
 from mapping.observations import FILE_NAME, write_observations
 from mapping.options import RetrievalOptions
-from mapping.photos import Photo
+from mapping.photos import Photo, content_hash
 from mapping.reconstruct import SPARSE, ReconstructionResult
 from mapping.retrieval import build_index
 from mapping.workspace import Workspace
@@ -67,6 +67,7 @@ def finish_map(
                 name=photo.name,
                 size_bytes=photo.size_bytes,
                 mtime_ns=photo.mtime_ns,
+                sha256=photo.sha256 if isinstance(photo, MapImage) else content_hash(photo),
                 registered=photo.name not in result.not_registered,
             )
             for photo in photos

@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mapping.workspace import MAP_FILE
 from matching.errors import InputError
@@ -21,6 +22,25 @@ _MAX_CHEAP_BYTES = 64 * 2**20
 _ALWAYS_CHECKED = "retrieval.faiss"
 
 
+class PhotoFile(Protocol):
+    """A photo as a file."""
+
+    @property
+    def name(self) -> str:
+        """Relative to the photo folder, with ``/``."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        ...
+
+    @property
+    def mtime_ns(self) -> int:
+        """Time of its last change."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class MapImage:
     """A photo that a map was made from."""
@@ -28,6 +48,7 @@ class MapImage:
     name: str  # relative to the photo folder, with /
     size_bytes: int
     mtime_ns: int  # time of its last change
+    sha256: str  # of the file, which tells a copy from another photo; empty if it was gone
     registered: bool  # whether the map has its pose
 
 
@@ -65,7 +86,7 @@ class MapInfo:
             self.options,
             self.matcher,
             self.inputs,
-            [(i.name, i.size_bytes, i.mtime_ns) for i in self.images],
+            self.images,
         )
 
 
@@ -73,7 +94,7 @@ def map_identity(
     options: dict[str, Any],
     matcher: dict[str, Any],
     inputs: dict[str, Any],
-    images: list[tuple[str, int, int]],
+    images: Iterable[PhotoFile],
 ) -> dict[str, Any]:
     """The inputs of a map; two maps with the same ones are the same."""
     return {
@@ -81,8 +102,13 @@ def map_identity(
         "options": options,
         "matcher": matcher,
         "inputs": inputs,
-        "images": {name: [size, mtime] for name, size, mtime in images},
+        "images": image_identity(images),
     }
+
+
+def image_identity(images: Iterable[PhotoFile]) -> dict[str, Any]:
+    """The part of `map_identity` that tells of photos."""
+    return {i.name: [i.size_bytes, i.mtime_ns] for i in images}
 
 
 def groundloc_version() -> str:

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from mapping.info import MapImage
 from mapping.store import write_view
 from matching.errors import InputError
-from matching.files import PathLike, existing_folder
+from matching.files import PathLike, existing_folder, sha256_of_file
 from matching.images import list_images, read_image
 from matching.matcher import ImageLike, Matcher
 from matching.progress import Progress
@@ -83,6 +84,47 @@ def find_photos(folder: PathLike, names: Sequence[str] | None = None) -> PhotoSe
     return PhotoSet(photos=photos, bad=bad)
 
 
+def content_hash(photo: Photo) -> str:
+    """SHA-256 of a photo's file; empty if it is gone or was replaced."""
+    try:
+        status = photo.path.stat()
+        if (status.st_size, status.st_mtime_ns) != (photo.size_bytes, photo.mtime_ns):
+            return ""
+        return sha256_of_file(photo.path)
+    except OSError:
+        return ""
+
+
+def recognize_copies(
+    photos: Mapping[str, Photo], known: Sequence[MapImage], progress: Progress
+) -> dict[str, Photo]:
+    """The photos, copies of known ones with the time of these.
+
+    A photo folder that was copied, unpacked or synchronized holds the same photos with new times.
+    Only where name and size are those of a known photo and the time is not, the content is read.
+
+    Args:
+        photos: Photos by name.
+        known: Photos of a map.
+        progress: Wraps the loop over photos that are read.
+    """
+    of_map = {image.name: image for image in known}
+    same_size = [
+        photo
+        for name, photo in photos.items()
+        if name in of_map
+        and photo.size_bytes == of_map[name].size_bytes
+        and photo.mtime_ns != of_map[name].mtime_ns
+        and of_map[name].sha256
+    ]
+    found = dict(photos)
+    for photo in progress(same_size, "comparing photos", len(same_size)) if same_size else []:
+        image = of_map[photo.name]
+        if content_hash(photo) == image.sha256:
+            found[photo.name] = replace(photo, mtime_ns=image.mtime_ns)
+    return found
+
+
 def checked_name(name: str) -> str:
     """The usual spelling of a photo's name, ``a/b.jpg``.
 
@@ -137,7 +179,7 @@ def encode_photos(
 
     def images() -> Iterator[ImageLike]:
         for photo, _ in todo:
-            if apply_exif_orientation:
+            if apply_exif_orientation or matcher.reads_files:
                 yield photo.path
                 continue
             try:

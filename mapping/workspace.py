@@ -35,6 +35,7 @@ class Workspace:
         self.build = map_path / BUILD_FOLDER
         self.stages = self.build / _STAGES
         self.views, self.matches = (self.build / name for name in _CACHES)
+        self.begun = False
 
     @property
     def has_map(self) -> bool:
@@ -47,6 +48,7 @@ class Workspace:
         Args:
             identity: Everything that the result depends on, as plain JSON values.
         """
+        self.begun = True
         state = self.build / _STATE_FILE
         wanted = json.dumps(identity, sort_keys=True)
         goes_on = state.exists() and state.read_text(encoding="utf-8") == wanted
@@ -124,6 +126,10 @@ def locked_workspace(map_path: PathLike) -> Iterator[Workspace]:
     try:
         workspace.finish_publication()
         yield workspace
+    except InputError:
+        if workspace.begun and workspace.has_map:
+            workspace.discard()  # the map stays as it is: nothing is to be continued
+        raise
     except OSError as error:
         raise InputError(
             f"the map '{map_path}' could not be written: {_one_line(error)}"

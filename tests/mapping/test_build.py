@@ -1,14 +1,18 @@
 """Tests of `mapping/build.py`: whole maps of a world with known truth."""
 
 import contextlib
+import json
+import os
 import shutil
 import sqlite3
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mapping import Map, MapOptions, PairOptions, ReconstructionOptions, build_map
+from mapping import Map, MapOptions, PairOptions, ReconstructionOptions, build_map, stage_clock
 from mapping.inputs import given_cameras
 from mapping.reconstruct import structure_from_motion
 from matching import InputError
@@ -201,8 +205,85 @@ def test_up_to_date_map_is_opened_and_other_options_are_refused(place: Place, tm
     other = MapOptions(reconstruction=ReconstructionOptions(min_triangulation_angle_deg=3))
     with pytest.raises(InputError, match="min_triangulation_angle_deg"):
         build_map(place.photos, tmp_path / "map", matcher, options=other)
-    with pytest.raises(InputError, match=r"0003\.png.*is new, missing or newer"):
+    with pytest.raises(InputError, match=r"0003\.png.*is new, missing or changed"):
         build_map(place.photos, tmp_path / "map", matcher, image_names=["0001.png", "0002.png"])
     replaced = build_map(place.photos, tmp_path / "map", matcher, options=other, overwrite=True)
     assert replaced.info.options["reconstruction"]["min_triangulation_angle_deg"] == 3
     assert replaced.check() == []
+
+
+def copied(source: Path, target: Path) -> Path:
+    """The folder as another computer gets it: the same files with other times."""
+    shutil.copytree(source, target)
+    for number, file in enumerate(sorted(target.iterdir())):
+        os.utime(file, ns=(10**18 + number, 10**18 + number))
+    return target
+
+
+def test_copied_photos_are_the_same_photos(place: Place, tmp_path: Path) -> None:
+    matcher = FakeMatcher(place.world)
+    photos = copied(place.photos, tmp_path / "copy")
+    scene = build_map(place.photos, tmp_path / "map", matcher)
+    done = matcher.num_encoded, matcher.num_matched
+    assert build_map(photos, tmp_path / "map", matcher).fingerprint == scene.fingerprint
+    assert (matcher.num_encoded, matcher.num_matched) == done
+    assert scene.extend(photos, matcher).fingerprint == scene.fingerprint
+    # the same size and other content is another photo
+    file = photos / "0003.png"
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"0003\.png.*is new, missing or changed"):
+        build_map(photos, tmp_path / "map", matcher)
+    with pytest.raises(InputError, match=r"0003\.png' has another content"):
+        scene.extend(photos, matcher)
+    assert not (tmp_path / "map" / ".build").exists()
+
+
+def test_seconds_are_those_of_all_runs(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(float(n) for n in range(0, 10**6, 10))  # each look at the clock is 10 s later
+    monkeypatch.setattr(stage_clock.time, "perf_counter", lambda: next(seconds))
+
+    def killed(items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if description == "matching photos" and number == 3:
+                raise KeyboardInterrupt
+            yield item
+
+    matcher = FakeMatcher(place.world)
+    with pytest.raises(KeyboardInterrupt):
+        build_map(place.photos, tmp_path / "map", matcher, progress=killed)
+    noted = json.loads((tmp_path / "map/.build/stages/seconds.json").read_text())
+    assert noted["encode"] >= 8 * 10 and noted["match"] >= 3 * 10
+    scene = build_map(place.photos, tmp_path / "map", matcher)
+    assert scene.info.seconds["encode"] > noted["encode"]
+    assert scene.info.seconds["match"] > noted["match"]
+    extended = scene.extend(copied_as_new(place, tmp_path / "more"), matcher)
+    assert extended.info.seconds["encode"] == scene.info.seconds["encode"]
+    assert extended.info.seconds["extend"] > 0
+    assert not (tmp_path / "map" / ".build").exists()
+
+
+def copied_as_new(place: Place, target: Path) -> Path:
+    target.mkdir()
+    shutil.copy(place.photos / "0002.png", target / "again.png")
+    return target
+
+
+def test_refusals_leave_nothing_behind(place: Place, tmp_path: Path) -> None:
+    matcher = FakeMatcher(place.world)
+    scene = build_map(place.photos, tmp_path / "map", matcher, image_names=["0001.png", "0002.png"])
+    before = sorted((tmp_path / "map").iterdir())
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "x.png").write_text("no photo")
+    with pytest.raises(InputError, match="no new photo can be used"):
+        scene.extend(bad, matcher)
+    with pytest.raises(InputError, match="only 0 of 1 photos can be used"):
+        build_map(bad, tmp_path / "map", matcher, overwrite=True)
+    assert sorted((tmp_path / "map").iterdir()) == before and scene.check() == []
+    with pytest.raises(InputError, match="only 0 of 1 photos can be used"):
+        build_map(bad, tmp_path / "new", matcher)
+    assert not (tmp_path / "new").exists()
