@@ -112,11 +112,11 @@ class Map:
         if (made["name"], made["fingerprint"]) == (given["name"], given["fingerprint"]):
             return  # what else describes a matcher does not change encodings
         field = first_difference({**made, "fingerprint": None}, {**given, "fingerprint": None})
+        field = field or "fingerprint"
         raise InputError(
-            f"the map '{self.path}' was made by another matcher: "
-            f"'{field or 'fingerprint'}' differs (the map's is "
-            f"'{made['name']}', fingerprint {made['fingerprint'][:12]}; this one is "
-            f"'{given['name']}', {given['fingerprint'][:12]}): make the map again"
+            f"the map '{self.path}' was made by another matcher: '{field}' differs (the map's is "
+            f"{_value(made, field)}, this one's {_value(given, field)}): load the matcher that "
+            "made it, or make the map again"
         )
 
     def load_matcher(self, device: str = "cpu") -> Matcher:
@@ -313,3 +313,12 @@ class Map:
         """
         descriptor = self.describer.describe(matcher.local_descriptors(view))
         return search(self._index, self.image_names, descriptor, top_k)
+
+
+def _value(description: Mapping[str, Any], field: str) -> str:
+    """A field of a matcher's description by its dotted name, hashes cut short."""
+    value: Any = description
+    for key in field.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    text = "unknown" if value is None else repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 40 else f"{text[:13]}..."

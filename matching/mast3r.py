@@ -98,7 +98,8 @@ class Mast3rMatcher(Matcher):
     Args:
         network: The network.
         name: What `load_matcher` was asked for.
-        fingerprint: Hash of the weights, see `Checkpoint.fingerprint`.
+        fingerprint: Hash of the weights, see `Checkpoint.fingerprint`; ``weights_sha256`` in
+            `describe`.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         options: Settings.
     """
@@ -119,6 +120,7 @@ class Mast3rMatcher(Matcher):
         self.num_streams = 1 if self.engine.device.type == "cpu" else 3
         self._turn = threading.RLock()  # recorded launches have one set of inputs and outputs
         self.long_side_px = self.options.long_side_px or network.config.long_side
+        self.weights_sha256 = fingerprint
         self.fingerprint = self._fingerprint(fingerprint)
         small = self.config.architecture == "GroundlocSmall"
         published = _MIN_DESCRIPTOR_CONFIDENCE if self.config.desc_dim else _MIN_POINT_CONFIDENCE
@@ -165,10 +167,10 @@ class Mast3rMatcher(Matcher):
         )
 
     def describe(self) -> dict[str, Any]:
-        """Name, fingerprint and the options that `load_matcher` needs to make it again."""
+        """Name, hashes and the options that `load_matcher` needs to make it again."""
         options = options_as_dict(self.options)
         del options["engine"]  # a matter of the machine
-        return {**super().describe(), "options": options}
+        return {**super().describe(), "options": options, "weights_sha256": self.weights_sha256}
 
     # ------------------------------------------------------------------ encoding
 

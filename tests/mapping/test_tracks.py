@@ -1,5 +1,7 @@
 """Tests of `mapping/tracks.py`."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -115,3 +117,72 @@ def test_low_scores_and_empty_pairs() -> None:
     )
     assert all(len(k) == 0 for k in shared.keypoints.values())
     assert all(m.shape == (0, 2) for m in shared.matches.values())
+
+
+def test_free_pixels_near_a_keypoint_are_that_keypoint() -> None:
+    points = np.array([[10, 10], [30, 30], [50, 50]], np.float32)
+    both = matches_of(
+        [[10, 10], [30.5, 30.2], [80, 80], [50, 50]],
+        [[11, 10.5], [30, 30], [50, 50], [90, 90]],
+        [0.9, 0.8, 0.7, 0.6],
+        indices0=[0, -1, -1, 2],
+        indices1=[-1, 1, 2, -1],
+    )
+    shared = share_keypoints(
+        {"a": points, "b": points},
+        {("a", "b"): both},
+        merge_radius_px=1,
+        pixel_px={"b": 2.0},
+    )
+    # a sees pixels of size 1, b of size 2: there 1.1 px off is still the keypoint
+    np.testing.assert_array_equal(shared.keypoints["a"], [*points, [80, 80]])
+    np.testing.assert_array_equal(shared.keypoints["b"], [*points, [90, 90]])
+    assert shared.matches["a", "b"].tolist() == [[0, 0], [1, 1], [3, 2], [2, 3]]
+    assert shared.matches.any_free
+    rows, gaps = shared.matches.measured(("a", "b"))
+    assert rows.tolist() == [[0, 0], [1, 1], [3, 2], [2, 3]]
+    # b's keypoint 0 is a's at 11, 10.5; a's keypoint 1 was seen half a pixel off, so b's has to
+    # give way to the other side
+    np.testing.assert_allclose(gaps, [[1, 0.5], [-0.5, -0.2], [0, 0], [0, 0]], atol=1e-5)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_many_pairs_in_memory_and_on_disk(on_disk: bool, tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    names = [f"{number}" for number in range(6)]
+    keypoints = {name: random.uniform(0, 60, (20, 2)).astype(np.float32) for name in names}
+    matches = {}
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            count = int(random.integers(0, 40))
+            rows = random.integers(-1, 20, (2, count))
+            pixels = random.uniform(0, 60, (2, count, 2)).astype(np.float32)
+            matches[first, second] = matches_of(
+                *pixels, np.sort(random.uniform(size=count))[::-1], rows[0], rows[1]
+            )
+    shared = share_keypoints(
+        keypoints,
+        matches,
+        merge_radius_px=1.5,
+        min_score=0.2,
+        scratch=tmp_path if on_disk else None,
+    )
+    assert list(shared.matches) == list(matches) and not list(tmp_path.iterdir())
+    for pair, found in matches.items():
+        sure = found.select(found.scores >= 0.2)
+        rows, gaps = shared.matches.measured(pair)
+        assert len(rows) == len(sure)
+        places = [shared.keypoints[name][rows[:, side]] for side, name in enumerate(pair)]
+        asked = []
+        for side, (indices, pixels) in enumerate(
+            ((sure.indices0, sure.keypoints0), (sure.indices1, sure.keypoints1))
+        ):
+            assert indices is not None
+            own = indices >= 0
+            np.testing.assert_array_equal(rows[own, side], indices[own])
+            asked.append(np.where(own[:, None], places[side], pixels))
+            assert (np.linalg.norm(asked[side] - places[side], axis=1) <= 1.5001).all()
+        expected = (asked[1] - places[1]) - (asked[0] - places[0])
+        np.testing.assert_allclose(gaps, expected, atol=1e-5)
+        one = shared.matches[pair]
+        assert len(np.unique(one[:, 0])) == len(np.unique(one[:, 1])) == len(one)
