@@ -107,9 +107,7 @@ class FakeMap:
 
     def covisible(self, name: str) -> dict[str, int]:
         own = self.point3D_ids(name)
-        shared = {
-            n: int(np.isin(v.arrays["ids"], own).sum()) for n, v in self.views.items() if n != name
-        }
+        shared = {n: int(np.isin(self.point3D_ids(n), own).sum()) for n in self.views if n != name}
         return {n: count for n, count in shared.items() if count}
 
     def retrieve(self, view: View, matcher: Matcher, top_k: int) -> list[Retrieved]:
