@@ -35,9 +35,10 @@ def charts_of(report: Any) -> dict[str, Chart]:
 
 
 def share_below(errors: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Sorted finite errors and the share of all, failures included, that is at most each."""
+    """Stairs over the sorted finite errors: the share of all, failures included, at most each."""
     finite = np.sort(errors[np.isfinite(errors)])
-    return finite, np.arange(1, len(finite) + 1) / max(len(errors), 1)
+    steps = np.arange(len(finite) + 1) / max(len(errors), 1)
+    return np.repeat(finite, 2), np.stack([steps[:-1], steps[1:]], axis=1).ravel()
 
 
 def precision_over_answers(

@@ -56,8 +56,13 @@ class Benchmark(Protocol):
         """Check that predictions in the run's folder were made with the same options."""
         ...
 
+    @property
+    def prepares(self) -> bool:
+        """Whether the parts of a unit share something that `prepare` makes: a scene's map."""
+        ...
+
     def prepare(self, job: Job, unit: Unit, matcher: Matcher, progress: Progress) -> None:
-        """What the parts of a unit share, made once: the map of a scene."""
+        """Make what the parts of a unit share; `predict` would make it too."""
         ...
 
     def predict(self, job: Job, unit: Unit, matcher: Matcher, progress: Progress) -> None:
@@ -87,6 +92,7 @@ class LocalizationBenchmark:
 
     options: type[LocalizationOptions]
     open: Callable[[Path, Any], LocalizationDataset]
+    prepares: bool = True
 
     def units(self, job: Job, shard: Part) -> list[Unit]:
         return units_of(self._dataset(job).scenes, shard)
@@ -184,6 +190,7 @@ class PairsBenchmark:
 
     options: type[PairsOptions]
     open: Callable[[Path, Any], PairSet]
+    prepares: bool = False
 
     def units(self, job: Job, shard: Part) -> list[Unit]:
         return [Unit(scene="pairs", part=shard)]

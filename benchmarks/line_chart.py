@@ -98,7 +98,7 @@ def _range(chart: Chart) -> tuple[float, float]:
     values = np.concatenate([np.zeros(0), *(line.x for line in chart.lines)])
     values = values[np.isfinite(values) & ((values > 0) | (not chart.log_x))]
     if not chart.log_x:
-        return 0.0, max(float(values.max()) if len(values) else 1.0, 1e-9)
+        return 0.0, float(np.max(values, initial=1.0))
     ends = [*values, *chart.marks] or [1.0]
     low, high = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
     return float(low), float(max(high, low + 1))

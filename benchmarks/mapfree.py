@@ -64,6 +64,7 @@ class MapfreeBenchmark:
     """The scenes of a split, one reference photo each."""
 
     options: type[MapfreeOptions] = MapfreeOptions
+    prepares: bool = False  # a worker encodes the reference again: less than one pair takes
 
     def units(self, job: Job, shard: Part) -> list[Unit]:
         return units_of([f.name for f in scene_folders(job.root, job.options.split)], shard)
@@ -76,7 +77,7 @@ class MapfreeBenchmark:
         (job.out / _PREDICTIONS).mkdir(exist_ok=True)
 
     def prepare(self, job: Job, unit: Unit, matcher: Matcher, progress: Progress) -> None:
-        pass  # the reference is encoded again by each worker: it takes less than one pair
+        pass
 
     def predict(self, job: Job, unit: Unit, matcher: Matcher, progress: Progress) -> None:
         scene = self._scene(job, unit.scene)

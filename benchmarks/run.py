@@ -98,8 +98,9 @@ def run_benchmark(
             raise InputError("Ray's workers load the matcher themselves: give a MatcherSpec")
         method = matcher.name
         kind.claim(job, matcher.load())
-        whole = [Unit(scene=unit.scene) for unit in units]
-        run_on_ray(prepare_unit, job, whole, matcher, split=False, progress=progress)
+        if kind.prepares:
+            whole = [Unit(scene=unit.scene) for unit in units]
+            run_on_ray(prepare_unit, job, whole, matcher, split=False, progress=progress)
         run_on_ray(predict_unit, job, units, matcher, split=True, progress=progress)
     else:
         loaded = matcher.load() if isinstance(matcher, MatcherSpec) else matcher
