@@ -1,0 +1,264 @@
+"""Runs of a data set of two scenes with conditions: shards, seeds, plans, checks, protocols."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pycolmap
+import pytest
+
+from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, SceneCounts
+from benchmarks.kinds import LocalizationBenchmark
+from benchmarks.localization import map_task
+from benchmarks.options import LocalizationOptions
+from benchmarks.plan import count_map_pairs
+from benchmarks.protocols import evaluate_protocol
+from benchmarks.registry import BENCHMARKS
+from benchmarks.report import Report
+from benchmarks.run import Unfinished, check_benchmark, plan_benchmark, run_benchmark
+from benchmarks.shards import Part
+from benchmarks.submissions import SubmissionFormat, check_submission
+from localize.results import write_poses
+from mapping.options import MapOptions, PairOptions
+from matching.errors import InputError
+from tests.benchmarks.fakes import LocalizingMatcher
+from tests.mapping.fakes import FakeWorld
+
+SCENES = ("hall", "yard")
+NUM_MAP, NUM_QUERIES = 6, 3
+
+
+class TwoScenes:
+    """A data set in memory and on disk; counts how many scenes are read, and forgets them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.world = FakeWorld(num_images=NUM_MAP + NUM_QUERIES)
+        self.matcher = LocalizingMatcher(self.world)
+        self.num_read = 0
+        self.with_truth = True
+        for scene in SCENES:
+            self.world.write_photos(root / scene, self.names(scene))
+
+    def names(self, scene: str) -> dict[int, str]:
+        return {
+            i: f"query/{scene}_{i}.png" if i % 3 == 0 else f"db/{i}.png" for i in self.world.poses
+        }
+
+    def read(self, scene: str) -> LocalizationTask:
+        self.num_read += 1
+        names = self.names(scene)
+        model = self.world.model(names)
+        queries = [name for name in names.values() if name.startswith("query")]
+        return LocalizationTask(
+            name=scene,
+            images=self.root / scene,
+            map_names=tuple(name for name in names.values() if name.startswith("db")),
+            query_cameras=dict.fromkeys(queries, self.world.camera),
+            reference=model,
+            truth=model if self.with_truth else None,
+            conditions={name: "day" if "_3" in name else "night" for name in queries},
+        )
+
+    def open(self, root: Path, options: LocalizationOptions) -> LocalizationDataset:
+        return LocalizationDataset(
+            title="two scenes",
+            scenes=SCENES,
+            read=self.read,
+            counts={s: SceneCounts(map=NUM_MAP, queries=4) for s in SCENES},
+            submission=SubmissionFormat(file_name="Two_eval_{method}.txt"),
+            notes=("rendered in a test",),
+        )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoScenes]:
+    data = TwoScenes(tmp_path_factory.mktemp("two"))
+    BENCHMARKS["two"] = LocalizationBenchmark(options=LocalizationOptions, open=data.open)
+    yield data
+    del BENCHMARKS["two"]
+
+
+@pytest.fixture(scope="module")
+def out(two: TwoScenes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with two seeds and intervals, made by two shards."""
+    folder = tmp_path_factory.mktemp("out")
+    options = {"num_seeds": 2, "evaluation": {"num_bootstrap": 30}}
+    for index in range(2):
+        report = run_benchmark(
+            "two",
+            two.root,
+            folder,
+            matcher=two.matcher,
+            options=options,
+            shard=Part(index=index, count=2),
+        )
+        if index == 0:
+            assert isinstance(report, Unfinished) and "yard" in report.missing
+            assert not (folder / "report.json").exists()
+    return folder
+
+
+def test_shards_of_scenes_are_joined_to_one_report(two: TwoScenes, out: Path) -> None:
+    report = json.loads((out / "report.json").read_text())
+    assert report["num_queries"] == report["num_localized"] == 2 * NUM_QUERIES
+    assert report["median_translation_error_m"] < 0.05
+    assert {q["name"].split("/")[0] for q in report["per_query"]} == set(SCENES)
+    scenes, conditions = report["groups"]["scene"], report["groups"]["condition"]
+    assert [scenes[s]["num_queries"] for s in SCENES] == [NUM_QUERIES] * 2
+    assert {k: v["num_queries"] for k, v in conditions.items()} == {"day": 2, "night": 4}
+    medians = [scenes[s]["median_translation_error_m"] for s in SCENES]
+    assert report["mean_of_scenes"]["median_translation_error_m"] == pytest.approx(sum(medians) / 2)
+    assert len(report["seeds"]["recall.0.25m_2deg"]) == 2
+    low, high = report["intervals"]["median_translation_error_m"]
+    assert low <= report["median_translation_error_m"] <= high
+    assert "rendered in a test" in report["notes"]
+    text = (out / "report.md").read_text()
+    assert "| hall |" in text and "| night |" in text and "](confidence.png)" in text
+
+
+def test_the_submission_is_what_the_checker_takes(two: TwoScenes, out: Path) -> None:
+    names = [Path(n).name for s in SCENES for n in two.names(s).values() if n.startswith("query")]
+    assert check_submission(out / "Two_eval_fake.txt", names) == []
+    assert len((out / "Two_eval_fake.txt").read_text().splitlines()) == 2 * NUM_QUERIES
+
+
+def test_scores_are_made_again_from_the_predictions_alone(two: TwoScenes, out: Path) -> None:
+    before = json.loads((out / "report.json").read_text())
+    for scene in SCENES:  # no map is needed
+        (out / scene / "map" / "map.json").rename(out / scene / "map" / "hidden")
+    encoded = two.matcher.num_encoded
+    options = {"evaluation": {"thresholds": [[1e-9, 1e-9], [0.25, 2.0]], "num_bootstrap": 0}}
+    report = evaluate_protocol("two", out, two.root, options=options)
+    for scene in SCENES:
+        (out / scene / "map" / "hidden").rename(out / scene / "map" / "map.json")
+    assert isinstance(report, Report) and report.intervals == {}
+    assert report.recall == {"1e-09m_1e-09deg": 0.0, "0.25m_2deg": 1.0}
+    assert report.median_translation_error_m == before["median_translation_error_m"]
+    assert two.matcher.num_encoded == encoded
+    with pytest.raises(InputError, match="holds a run of benchmark two, not of colmap"):
+        evaluate_protocol("colmap", out, two.root)
+
+
+def test_poses_of_any_system_are_scored_by_the_protocol(
+    two: TwoScenes, out: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "poses.txt"
+    lines = (out / "Two_eval_fake.txt").read_text().splitlines()
+    file.write_text("\n".join(lines[:-1]) + "\n")  # a query without a line failed
+    report = evaluate_protocol("two", file, two.root)
+    assert isinstance(report, Report)
+    assert (report.num_queries, report.num_localized) == (6, 5)
+    assert report.recall["0.25m_2deg"] == pytest.approx(5 / 6)
+    # world-to-camera read as camera-to-world would show
+    wrong = {}
+    for line in lines:
+        name, *numbers = line.split()
+        quat = [float(n) for n in numbers[:4]]
+        pose = pycolmap.Rigid3d(
+            pycolmap.Rotation3d([*quat[1:], quat[0]]), [float(n) for n in numbers[4:]]
+        )
+        wrong[name] = pose.inverse()
+    text = "".join(
+        f"{n} {p.rotation.quat[3]} {' '.join(map(str, [*p.rotation.quat[:3], *p.translation]))}\n"
+        for n, p in wrong.items()
+    )
+    file.write_text(text)
+    flipped = evaluate_protocol("two", file, two.root)
+    assert isinstance(flipped, Report) and flipped.recall["5m_10deg"] <= 1 / 3
+    file.write_text("nobody.jpg 1 0 0 0 0 0 0\n")
+    with pytest.raises(InputError, match=r"named like 'nobody\.jpg', queries like 'query/"):
+        evaluate_protocol("two", file, two.root)
+
+
+def test_shards_of_one_scene_share_its_map(two: TwoScenes, tmp_path: Path) -> None:
+    one = LocalizationBenchmark(
+        options=LocalizationOptions,
+        open=lambda root, options: LocalizationDataset(
+            title="one", scenes=("hall",), read=two.read
+        ),
+    )
+    BENCHMARKS["one"] = one
+    try:
+        for index in (1, 0):
+            report: Any = run_benchmark(
+                "one",
+                two.root,
+                tmp_path,
+                matcher=two.matcher,
+                shard=Part(index=index, count=2),
+            )
+            if index == 1:
+                assert isinstance(report, Unfinished) and "2 of 3 queries" in report.missing
+                part = tmp_path / "results.partial.1-of-2.jsonl"
+                assert len(part.read_text().splitlines()) == 1
+        assert report.num_localized == 3
+        whole = run_benchmark("one", two.root, tmp_path / "whole", matcher=two.matcher)
+        assert [s.name for s in report.per_query] == [s.name for s in whole.per_query]
+        assert report.recall == whole.recall
+    finally:
+        del BENCHMARKS["one"]
+
+
+def test_without_truth_a_submission_is_all(two: TwoScenes, tmp_path: Path) -> None:
+    two.with_truth = False
+    try:
+        report = run_benchmark("two", two.root, tmp_path, matcher=two.matcher, limit=1)
+        with pytest.raises(InputError, match="on its server"):
+            write_poses(tmp_path / "p.txt", {})
+            evaluate_protocol("two", tmp_path / "p.txt", two.root)
+    finally:
+        two.with_truth = True
+    assert report.median_translation_error_m is None and report.num_localized == 2
+    assert report.submission["num_poses"] == 2 and report.submission["left_out"] == []
+    assert report.groups["condition"]["day"] == {"num_queries": 2, "num_localized": 2}
+
+
+def test_a_check_counts_against_the_published_numbers(two: TwoScenes) -> None:
+    check = check_benchmark("two", two.root)
+    assert not check.complete
+    assert [(c.what, c.found, c.published) for c in check.counts][:2] == [
+        ("hall map", 6, 6),
+        ("hall queries", 3, 4),
+    ]
+    assert "DIFFERS" in check.to_text() and "all files are there" not in check.to_text()
+    missing = two.root / "yard" / "db" / "1.png"
+    hidden = missing.rename(missing.with_suffix(".hidden"))
+    with pytest.raises(InputError, match=r"yard: no photo '.*1\.png'"):
+        check_benchmark("two", two.root)
+    hidden.rename(missing)
+
+
+def test_a_plan_counts_pairs_and_measures_two_photos(two: TwoScenes) -> None:
+    options = {"localizer": {"top_k": 4}, "num_seeds": 2}
+    plan = plan_benchmark("two", two.root, matcher=two.matcher, options=options)
+    assert (plan.num_scenes, plan.num_map_photos, plan.num_queries) == (2, 12, 6)
+    assert plan.num_map_pairs == 2 * 15 and plan.num_query_pairs == 6 * 4 * 2
+    assert plan.hours > 0 and plan.disk_bytes > 0 and "on one worker" in plan.to_text()
+    shard = plan_benchmark("two", two.root, matcher=two.matcher, shard=Part(index=0, count=4))
+    assert (shard.num_scenes, shard.num_queries) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "num_photos", "expected"),
+    [
+        (PairOptions(), 6, 15),
+        (PairOptions(), 100, 2000),
+        (PairOptions(method="exhaustive"), 100, 4950),
+        (PairOptions(method="sequential", window=3), 100, 300),
+        (PairOptions(method="retrieval", top_k=500), 20, 190),
+    ],
+)
+def test_map_pairs_are_counted_as_they_are_chosen(
+    options: PairOptions, num_photos: int, expected: int
+) -> None:
+    assert count_map_pairs(num_photos, MapOptions(pairs=options), has_poses=True) == expected
+
+
+def test_options_that_contradict_the_data_are_named(two: TwoScenes, tmp_path: Path) -> None:
+    task = two.read("hall")
+    with pytest.raises(InputError, match="gives no depth with poses"):
+        map_task(task, tmp_path, two.matcher, LocalizationOptions(map_points="depth"))
+    with pytest.raises(ValueError, match="needs given poses"):
+        LocalizationOptions(map_points="depth", map_poses="sfm")
