@@ -15,6 +15,7 @@ Pair = tuple[str, str]
 
 _FRUSTUM_DEPTHS = 6  # sampled distances from a camera
 _FRUSTUM_GRID = 4  # sampled pixels per image side
+_ROWS_AT_ONCE = 512  # of the matrix of distances
 _NEAREST_FACTOR = 10  # only this many times `top_k` nearest cameras are compared
 
 
@@ -131,8 +132,10 @@ def pairs_from_poses(
     """Photos whose viewing frustums overlap most.
 
     How far a camera looks is unknown: points are sampled from the distance between neighbouring
-    cameras to twice the extent of all of them. The overlap of two photos is the share of the
-    points in one frustum that project into the other, lowered the more they look apart.
+    cameras to twice the distance of the farthest camera it is compared with. The overlap of two
+    photos is the share of the points in one frustum that project into the other, the smaller of
+    both ways (a camera far behind sees all that one in front of it sees), lowered the more they
+    look apart.
 
     Args:
         names: Photos, all with a pose.
@@ -142,61 +145,107 @@ def pairs_from_poses(
     count = len(names)
     if count < 2:
         return []
-    centres = np.array([poses[n][1].inverse().translation for n in names])  # (N, 3)
-    axes = np.array([poses[n][1].rotation.matrix()[2] for n in names])  # (N, 3) viewing directions
-    spacing = _typical_spacing(centres)
-    extent = float(np.linalg.norm(np.ptp(centres, axis=0)))
-    depths = np.geomspace(spacing, max(2 * extent, 10 * spacing), _FRUSTUM_DEPTHS)
+    matrices = np.array([poses[n][1].matrix() for n in names])  # (N, 3, 4)
+    rotations, translations = matrices[:, :, :3], matrices[:, :, 3]
+    centres = -np.einsum("nji,nj->ni", rotations, translations)  # (N, 3)
+    axes = rotations[:, 2]  # (N, 3) viewing directions
+    cameras, camera_of = _distinct_cameras([poses[n][0] for n in names])
+    rays = [_frustum_rays(camera) for camera in cameras]
+    nearest, distances = _nearest_cameras(centres, min(count, _NEAREST_FACTOR * options.top_k + 1))
+    spacing = _typical_spacing(distances)
     min_cosine = np.cos(np.radians(options.max_view_angle_deg))
-    num_nearest = min(count, _NEAREST_FACTOR * options.top_k + 1)
+    points = []  # of each frustum, (P, 3) in the world
+    for i, camera in enumerate(camera_of.tolist()):
+        reach = max(2 * float(distances[i, -1]), 10 * spacing)
+        depths = np.geomspace(spacing, reach, _FRUSTUM_DEPTHS)
+        own = (rays[camera][None] * depths[:, None, None]).reshape(-1, 3)
+        points.append((own - translations[i]) @ rotations[i])
     chosen: list[Pair] = []
     for i, name in enumerate(names):
-        camera, cam_from_world = poses[name]
-        points = cam_from_world.inverse() * _frustum_points(camera, depths)  # (P, 3) in the world
-        cosines = axes @ axes[i]
-        distances = np.linalg.norm(centres - centres[i], axis=1)
-        near = np.argsort(distances, kind="stable")[:num_nearest]
-        overlaps = np.zeros(count)
-        for j in near[cosines[near] >= min_cosine].tolist():
-            if j != i:
-                overlaps[j] = _share_inside(poses[names[j]], points) * (1 + cosines[j]) / 2
-        # stable: equally good partners stay in the order of the names
-        best = np.argsort(-overlaps, kind="stable")[: options.top_k].tolist()
-        chosen += [(name, names[j]) for j in best if overlaps[j] > 0]
+        cosines = axes[nearest[i]] @ axes[i]
+        others = nearest[i][(cosines >= min_cosine) & (nearest[i] != i)]
+        shares = np.zeros(len(others))
+        for camera in np.unique(camera_of[others]).tolist():
+            same = np.flatnonzero(camera_of[others] == camera)
+            moved = points[i] @ rotations[others[same]].swapaxes(1, 2)  # (C, P, 3)
+            moved += translations[others[same]][:, None]
+            back = np.stack([points[k] for k in others[same].tolist()])
+            back = back @ rotations[i].T + translations[i]
+            shares[same] = np.minimum(
+                _share_inside(cameras[camera], moved),
+                _share_inside(cameras[camera_of[i]], back),
+            )
+        overlaps = shares * (1 + axes[others] @ axes[i]) / 2
+        # equally good partners stay in the order of the names
+        best = np.lexsort((others, -overlaps))[: options.top_k]
+        chosen += [(name, names[others[k]]) for k in best.tolist() if overlaps[k] > 0]
     return unique_pairs(names, chosen)
 
 
-def _typical_spacing(centres: NDArray[np.float64]) -> float:
-    """Median distance from a camera to its nearest other one; 1 if all stand at one place."""
-    nearest = []
-    for i in range(0, len(centres), max(1, len(centres) // 500)):  # a sample is enough
-        distances = np.linalg.norm(centres - centres[i], axis=1)
-        distances = distances[distances > 0]
-        if len(distances):
-            nearest.append(distances.min())
-    return float(np.median(nearest)) if nearest else 1.0
+def _distinct_cameras(
+    cameras: Sequence[pycolmap.Camera],
+) -> tuple[list[pycolmap.Camera], NDArray[np.int64]]:
+    """Cameras without repetitions, and the place of each given one among them."""
+    places: dict[tuple[str, int, int, bytes], int] = {}
+    distinct: list[pycolmap.Camera] = []
+    rows = []
+    for camera in cameras:
+        key = (camera.model.name, camera.width, camera.height, camera.params.tobytes())
+        if key not in places:
+            places[key] = len(distinct)
+            distinct.append(camera)
+        rows.append(places[key])
+    return distinct, np.array(rows)
 
 
-def _frustum_points(camera: pycolmap.Camera, depths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points in the camera frame on a grid of pixels at several depths, (P, 3)."""
+def _nearest_cameras(
+    centres: NDArray[np.float64], number: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The cameras nearest to each one, itself among them, by ascending distance, (N, number).
+
+    Args:
+        centres: (N, 3).
+        number: At most N.
+    """
+    rows, distances = [], []
+    centred = centres - centres.mean(0)  # far from the origin squares lose their digits
+    squares = (centred**2).sum(1)
+    for start in range(0, len(centres), _ROWS_AT_ONCE):
+        part = centred[start : start + _ROWS_AT_ONCE]
+        squared = squares + (part**2).sum(1)[:, None] - 2 * part @ centred.T
+        near = np.argpartition(squared, number - 1, axis=1)[:, :number]
+        exact = np.linalg.norm(centred[near] - part[:, None], axis=2)
+        order = np.lexsort((near, exact))
+        rows.append(np.take_along_axis(near, order, 1))
+        distances.append(np.take_along_axis(exact, order, 1))
+    return np.concatenate(rows), np.concatenate(distances)
+
+
+def _typical_spacing(distances: NDArray[np.float64]) -> float:
+    """Median distance from a camera to its nearest other one; 1 if all stand at one place.
+
+    Args:
+        distances: To the nearest cameras, ascending, (N, n).
+    """
+    apart = distances > 0
+    first = np.take_along_axis(distances, apart.argmax(1)[:, None], 1)[apart.any(1)]
+    return float(np.median(first)) if len(first) else 1.0
+
+
+def _frustum_rays(camera: pycolmap.Camera) -> NDArray[np.float64]:
+    """Directions of unit depth through a grid of pixels, (G * G, 3)."""
     steps = (np.arange(_FRUSTUM_GRID) + 0.5) / _FRUSTUM_GRID
     x, y = np.meshgrid(steps * camera.width, steps * camera.height)
     pixels = np.stack([x.ravel(), y.ravel()], axis=1)
     rays = np.asarray(camera.cam_from_img(pixels))  # (G*G, 2)
     rays = rays[np.isfinite(rays).all(axis=1)]
-    rays = np.concatenate([rays, np.ones((len(rays), 1))], axis=1)
-    return np.concatenate([rays * depth for depth in depths])
+    return np.concatenate([rays, np.ones((len(rays), 1))], axis=1)
 
 
-def _share_inside(
-    posed: tuple[pycolmap.Camera, pycolmap.Rigid3d], points_in_world: NDArray[np.float64]
-) -> float:
-    """Share of world points (P, 3) that project into a photo."""
-    camera, cam_from_world = posed
-    points = cam_from_world * points_in_world
-    points = points[points[:, 2] > 0]
-    if not len(points):
-        return 0.0
-    pixels = np.asarray(camera.img_from_cam(points)).reshape(-1, 2)
-    inside = (pixels >= 0).all(1) & (pixels <= (camera.width, camera.height)).all(1)
-    return float(inside.sum()) / len(points_in_world)
+def _share_inside(camera: pycolmap.Camera, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the points in the frames of photos, (C, P, 3), that lie in their view, (C,)."""
+    flat = points.reshape(-1, 3)
+    inside = flat[:, 2] > 0
+    pixels = np.asarray(camera.img_from_cam(flat[inside])).reshape(-1, 2)
+    inside[inside] = (pixels >= 0).all(1) & (pixels <= (camera.width, camera.height)).all(1)
+    return inside.reshape(points.shape[:2]).mean(1)

@@ -109,6 +109,86 @@ def test_poses_skip_cameras_that_look_elsewhere() -> None:
     assert pairs_from_poses(list(apart), walk(2, turn_deg=74), PairOptions()) != []  # inwards
 
 
+def scattered(num_images: int, seed: int, origin: float) -> dict:
+    """Cameras of two kinds anywhere in groups far apart, looking anywhere near the horizon."""
+    random = np.random.default_rng(seed)
+    kinds = [
+        pycolmap.Camera.create_from_model_name(1, "PINHOLE", 500.0, 640, 480),
+        pycolmap.Camera(
+            camera_id=2, model="OPENCV", width=300, height=400,
+            params=[280, 281, 150, 200, -0.05, 0.01, 0, 0],
+        ),
+    ]  # fmt: skip
+    poses = {}
+    for i in range(num_images):
+        quaternion = np.append(0.2 * random.normal(size=3), 1)
+        quaternion[1] += random.normal()
+        rotation = pycolmap.Rotation3d(quaternion / np.linalg.norm(quaternion))
+        centre = origin + 200.0 * (i // 20) + random.uniform(-5, 5, 3)
+        poses[f"{i}.jpg"] = (kinds[i % 2], pycolmap.Rigid3d(rotation, -(rotation * centre)))
+    return poses
+
+
+def slow_pairs_from_poses(poses: dict, options: PairOptions) -> list:
+    """One camera and one point at a time."""
+    names = list(poses)
+    centres = {n: pose.inverse().translation for n, (_, pose) in poses.items()}
+    far = {n: sorted((np.linalg.norm(centres[n] - centres[m]), names.index(m)) for m in names)
+           for n in names}  # fmt: skip
+    spacing = np.median([next((d for d, _ in far[n] if d > 1e-6), 1.0) for n in names])
+    near = {n: far[n][: 10 * options.top_k + 1] for n in names}
+
+    def share(name: str, other: str) -> float:
+        (camera, pose), (other_camera, other_pose) = poses[name], poses[other]
+        size = (other_camera.width, other_camera.height)
+        inside = 0
+        for depth in np.geomspace(spacing, max(2 * near[name][-1][0], 10 * spacing), 6):
+            for x in (np.arange(4) + 0.5) / 4 * camera.width:
+                for y in (np.arange(4) + 0.5) / 4 * camera.height:
+                    ray = np.append(camera.cam_from_img(np.array([[x, y]]))[0], 1)
+                    point = other_pose * (pose.inverse() * (depth * ray))
+                    if point[2] > 0:
+                        pixel = other_camera.img_from_cam(point[None])[0]
+                        inside += bool((pixel >= 0).all() and (pixel <= size).all())
+        return inside / 96
+
+    pairs = set()
+    for name, (_, pose) in poses.items():
+        overlaps = []
+        for other in (names[i] for _, i in near[name] if names[i] != name):
+            cosine = pose.rotation.matrix()[2] @ poses[other][1].rotation.matrix()[2]
+            if cosine >= np.cos(np.radians(options.max_view_angle_deg)):
+                overlap = min(share(name, other), share(other, name)) * (1 + cosine) / 2
+                overlaps.append((-overlap, names.index(other)))
+        best = [i for overlap, i in sorted(overlaps)[: options.top_k] if overlap < 0]
+        pairs |= {tuple(sorted((names.index(name), i))) for i in best}
+    return [(names[i], names[j]) for i, j in sorted(pairs)]
+
+
+@pytest.mark.parametrize(("num_images", "origin"), [(2, 0.0), (13, 0.0), (35, 0.0), (12, 1e6)])
+def test_poses_agree_with_the_slow_way(
+    monkeypatch: pytest.MonkeyPatch, num_images: int, origin: float
+) -> None:
+    monkeypatch.setattr("mapping.pairs._ROWS_AT_ONCE", 7)
+    poses = scattered(num_images, num_images, origin)
+    options = PairOptions(top_k=2)  # 21 nearest cameras are compared
+    found = pairs_from_poses(list(poses), poses, options)
+    assert found == slow_pairs_from_poses(poses, options)
+    assert (len(found) > num_images // 2) or num_images == 2
+
+
+def test_poses_do_not_pair_places_far_apart() -> None:
+    """Cameras that look the same way from far behind see all that another one sees."""
+    poses = walk(120)
+    for i, (name, (camera, pose)) in enumerate(poses.items()):
+        centre = np.array([float(i % 12), 0, 500.0 * (i // 12)])
+        poses[name] = (camera, pycolmap.Rigid3d(pose.rotation, -(pose.rotation * centre)))
+    found = pairs_from_poses(list(poses), poses, PairOptions(top_k=8))
+    within = [int(a[:-4]) // 12 == int(b[:-4]) // 12 for a, b in found]
+    assert len(found) > 400
+    assert np.mean(within) > 0.95
+
+
 def test_poses_of_one_place_and_none() -> None:
     camera, pose = walk(1)["0.jpg"]
     same = dict.fromkeys(NAMES, (camera, pose))
