@@ -21,7 +21,7 @@ from benchmarks.submissions import (
 from localize.results import read_poses
 from matching import load_matcher
 from matching.errors import InputError
-from tests.benchmarks.datasets.conftest import WRITERS, Miniature
+from tests.benchmarks.miniature_sets import WRITERS, Miniature
 
 Miniatures = Callable[[str], Miniature]
 

@@ -1,12 +1,11 @@
-"""Miniatures of the published data sets, written once per session."""
+"""Miniatures of the published localization data sets with their truth."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pycolmap
-import pytest
 
 from benchmarks.miniatures import aachen, cambridge, cmu, inloc, kapture, robotcar, seven_scenes
 from benchmarks.miniatures import twelve_scenes as twelve
@@ -49,28 +48,13 @@ WRITERS: dict[str, tuple[str, FloatArray, Sequence[str]]] = {
 }
 
 
-@pytest.fixture(scope="session")
-def miniature(
-    studio: Studio, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Miniature]:
-    """The miniature of a benchmark; tests must not change it."""
-    written: dict[str, Miniature] = {}
-
-    def write(name: str) -> Miniature:
-        if name not in written:
-            root = tmp_path_factory.mktemp(name)
-            module, world, names = WRITERS[name]
-            write_it = getattr(
-                importlib.import_module(f"benchmarks.miniatures.{module}"), f"write_{module}"
-            )
-            camera = pinhole(32, 24, FOCAL_PX)
-            written[name] = Miniature(
-                root=root,
-                queries=write_it(root, studio),
-                map_photos={
-                    n: studio.shot("map", k, camera, world).rigid for k, n in enumerate(names)
-                },
-            )
-        return written[name]
-
-    return write
+def write_miniature(name: str, root: Path, studio: Studio) -> Miniature:
+    """Write the miniature of a benchmark into an empty folder."""
+    module, world, names = WRITERS[name]
+    write = getattr(importlib.import_module(f"benchmarks.miniatures.{module}"), f"write_{module}")
+    camera = pinhole(32, 24, FOCAL_PX)
+    return Miniature(
+        root=root,
+        queries=write(root, studio),
+        map_photos={n: studio.shot("map", k, camera, world).rigid for k, n in enumerate(names)},
+    )
