@@ -98,9 +98,13 @@ class Map:
         """Verify every byte of every file.
 
         Returns:
-            Problems, each naming a file; empty if the map is as it was written.
+            Problems, each naming a file, and the photos whose encoding cannot be read; empty if
+            the map is as it was written.
         """
-        return check_files(self.path, self.info, thorough=True)
+        problems = check_files(self.path, self.info, thorough=True)
+        if problems:
+            problems += self._features.problems(self.image_names)
+        return problems
 
     def check_matcher(self, matcher: Matcher) -> None:
         """Refuse a matcher that did not make this map.
@@ -264,7 +268,11 @@ class Map:
         return self._observations.cam_from_world(self._known(name))
 
     def load_view(self, name: str) -> View:
-        """The encoded photo; row i of its keypoints belongs to row i of `point3D_ids`."""
+        """The encoded photo; row i of its keypoints belongs to row i of `point3D_ids`.
+
+        Raises:
+            InputError: The map has no pose of the photo, or its encoding is damaged.
+        """
         return self._views(self._known(name))
 
     def point3D_ids(self, name: str) -> NDArray[np.int64]:  # noqa: N802 (COLMAP's word)

@@ -17,6 +17,8 @@ from matching.files import PathLike, atomic_file
 from matching.types import View
 
 _ARRAY = "arrays/"
+# what h5py raises where bytes of a file have changed
+_DAMAGE = (OSError, KeyError, RuntimeError, ValueError)
 
 
 # ---------------------------------------------------------------- one view, one file
@@ -124,7 +126,7 @@ class FeatureFile:
         try:
             # files of a map never change in place, and locks fail on some network disks
             self._file = h5py.File(self.path, "r", locking=False)
-        except OSError as error:
+        except _DAMAGE as error:
             raise self._damaged(error) from error
 
     def close(self) -> None:
@@ -132,7 +134,7 @@ class FeatureFile:
         self._file.close()
 
     def view(self, name: str) -> View:
-        """The encoded photo."""
+        """The encoded photo; an `InputError` names it if it is damaged."""
         try:
             group = self._file[f"images/{name}"]
             width, height = group.attrs["image_size"].tolist()
@@ -142,26 +144,37 @@ class FeatureFile:
                 keypoints=group["keypoints"][()],
                 arrays={array: arrays[array][()] for array in arrays},
             )
-        except (OSError, KeyError) as error:
-            raise self._damaged(error) from error
+        except _DAMAGE as error:
+            raise self._damaged(error, f"the encoding of '{name}' in ") from error
 
     def global_descriptor(self, name: str) -> NDArray[np.float32]:
         """The global descriptor (G,) of a photo."""
         try:
             return np.asarray(self._file[f"images/{name}/global_descriptor"][()])
-        except (OSError, KeyError) as error:
-            raise self._damaged(error) from error
+        except _DAMAGE as error:
+            raise self._damaged(error, f"the description of '{name}' in ") from error
 
     def describer(self) -> GlobalDescriber:
         """What turns a query's local descriptors into a global one."""
         try:
             group = self._file["retrieval"]
             return GlobalDescriber(**{name: group[name][()] for name in group})
-        except (OSError, KeyError) as error:
+        except _DAMAGE as error:
             raise self._damaged(error) from error
 
-    def _damaged(self, error: Exception) -> InputError:
-        return InputError(f"'{self.path}' is damaged: {' '.join(str(error).split())}")
+    def problems(self, names: Iterable[str]) -> list[str]:
+        """Which of the photos cannot be read, one line each; reads all of them."""
+        found = []
+        for name in names:
+            try:
+                self.view(name)
+                self.global_descriptor(name)
+            except InputError as error:
+                found.append(str(error))
+        return found
+
+    def _damaged(self, error: Exception, part: str = "") -> InputError:
+        return InputError(f"{part}'{self.path}' is damaged: {' '.join(str(error).split())}")
 
 
 # ---------------------------------------------------------------- keeping the last used in memory

@@ -100,7 +100,29 @@ def test_flipped_byte_is_named(copied: Path, name: str, where: float) -> None:
     data[int(len(data) * where)] ^= 1
     (copied / name).write_bytes(data)
     with pytest.raises(InputError, match=Path(name).name):
-        Map.open(copied)
+        # photos in features.h5 are checked one by one, as they are read
+        problems = Map.open(copied).check()
+        assert name == "features.h5" and problems
+        raise InputError(problems[0])
+
+
+def test_damaged_photos_are_named_and_the_others_read(copied: Path) -> None:
+    intact = Map.open(copied)
+    data = bytearray((copied / "features.h5").read_bytes())
+    for name in ("0002.png", "0005.png"):
+        data[bytes(data).index(intact.load_view(name).keypoints.tobytes()) + 3] ^= 8
+    (copied / "features.h5").write_bytes(data)
+    scene = Map.open(copied)
+    readable = []
+    for name in scene.image_names:
+        try:
+            readable.append(scene.load_view(name).image_size)
+        except InputError as error:
+            assert name in {"0002.png", "0005.png"} and f"'{name}'" in str(error)
+    assert readable == [(640, 480)] * 6
+    whole, *photos = scene.check()
+    assert "features.h5" in whole
+    assert ["0002.png" in photos[0], "0005.png" in photos[1], len(photos)] == [True, True, 2]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -122,7 +144,8 @@ def test_large_files_are_checked_where_they_are_read(
     at = data.index(keypoints) + 11  # a byte of the keypoints of one photo
     (copied / name).write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
     scene = Map.open(copied)  # too large to hash at opening
-    assert [name in problem for problem in scene.check()] == [True]
+    whole, photo = scene.check()
+    assert name in whole and "the encoding of '0002.png'" in photo
     scene.load_view("0001.png")
     with pytest.raises(InputError, match=r"features\.h5.*damaged"):
         scene.load_view("0002.png")
