@@ -16,16 +16,18 @@ from groundloc_arguments import (
     EXIT_WRONG_USE,
     WrongUseError,
     build_checked,
+    given_camera,
+    given_cameras,
     given_options,
+    load_chosen_matcher,
     make_parser,
+    matcher_group,
+    refuse_leftover,
     set_option,
 )
 
 if TYPE_CHECKING:
-    import pycolmap
-
     from localize import Localization, Localizer
-    from matching import Matcher
     from matching.progress import Progress
 
 T = TypeVar("T")
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except KeyboardInterrupt:
         resumes = arguments.run in (_demo, _map, _benchmark, _train)
+        resumes = resumes or (arguments.run is _localize and arguments.out and not arguments.report)
         hint = "; the same command continues what is complete" if resumes else ""
         return _fail(f"interrupted{hint}", EXIT_INTERRUPTED)
 
@@ -87,7 +90,7 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.demo import DemoOptions, run_demo
 
     given = given_options(arguments)
-    matcher = _matcher(arguments, given)
+    matcher = load_chosen_matcher(arguments, given)
     result = run_demo(
         arguments.out,
         photos=arguments.photos,
@@ -115,14 +118,14 @@ def _map(arguments: argparse.Namespace) -> dict[str, Any]:
     elif arguments.pairs is not None:
         set_option(given, "pairs.method", "file")
         set_option(given, "pairs.file", arguments.pairs)
-    matcher = _matcher(arguments, given)
+    matcher = load_chosen_matcher(arguments, given)
     scene = build_map(
         arguments.images,
         arguments.map,
         matcher,
         options=build_checked(MapOptions, given),
         known_poses=arguments.known_poses,
-        cameras=_camera_list(arguments.cameras),
+        cameras=given_cameras(arguments.cameras),
         overwrite=arguments.overwrite,
         progress=_progress(arguments),
     )
@@ -144,7 +147,7 @@ def _extend(arguments: argparse.Namespace, given: dict[str, Any]) -> dict[str, A
         arguments.images,
         scene.load_matcher(device=arguments.device),
         known_poses=arguments.known_poses,
-        cameras=_camera_list(arguments.cameras),
+        cameras=given_cameras(arguments.cameras),
         progress=_progress(arguments),
     )
     _say(arguments, scene.summary())
@@ -156,11 +159,12 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     from localize import (
         Localizer,
         LocalizerOptions,
-        append_result,
         poses_text,
         write_poses,
         write_results,
     )
+    from localize.queries import read_queries
+    from localize.unfinished import UnfinishedResults, run_identity
     from matching.errors import InputError
 
     given = given_options(arguments)
@@ -175,22 +179,31 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     if not queries.exists():
         raise InputError(f"no query photo, folder or list '{queries}'")
     # what is done so far survives a kill; `results.jsonl` replaces it in the end
-    partial = None if out is None else out.with_name(f"{out.stem}.partial.jsonl")
-    if partial is not None:
-        _check_writable(partial)
-        partial.unlink(missing_ok=True)
+    unfinished = None
+    if out is not None:
+        _check_writable(out)
+        unfinished = UnfinishedResults(
+            out.with_name(f"{out.stem}.partial.jsonl"),
+            run_identity(localizer, read_queries(queries, arguments.cameras)),
+        )
     if arguments.report is not None:
         _check_writable(Path(arguments.report) / "report.html")
+    # a report draws matches, which are not kept: it needs all queries again
+    done = unfinished.done if unfinished is not None and arguments.report is None else {}
+    if done:
+        logger.info("%d queries were localized before the interruption", len(done))
     results = localizer.localize_all(
         queries,
         cameras=arguments.cameras,
-        on_result=None if partial is None else lambda result: append_result(partial, result),
+        done=done,
+        on_result=None if unfinished is None else unfinished.keep,
         progress=_progress(arguments),
     )
-    if out is not None and partial is not None:
+    if out is not None and unfinished is not None:
         write_poses(out, results)
         write_results(out.with_name("results.jsonl"), results)
-        partial.unlink(missing_ok=True)
+        unfinished.remove()
+        _wrote(out, out.with_name("results.jsonl"))
     elif not arguments.json:
         print(poses_text(results), end="")
     if arguments.report is not None:
@@ -203,11 +216,18 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
         _say(arguments, summary)
     else:
         logger.info(summary)
+    if all(result.camera is None for result in results.values()):  # unreadable, or misfits
+        raise InputError(f"no query photo can be used ({next(iter(failed.items()))[1]})")
     return {
         "num_queries": len(results),
         "num_localized": len(results) - len(failed),
         "results": [result.to_dict() for result in results.values()],
     }
+
+
+def _wrote(*paths: str | Path) -> None:
+    """Tell where results are."""
+    logger.info("wrote %s", " and ".join(f"'{path}'" for path in paths))
 
 
 def _check_writable(path: Path) -> None:
@@ -225,8 +245,9 @@ def _write_report(
     from benchmarks.html_report import write_html_report
     from localize.queries import read_queries
 
+    file = Path(arguments.report) / "report.html"
     write_html_report(
-        Path(arguments.report) / "report.html",
+        file,
         localizer.scene,
         results,
         query_images={
@@ -235,6 +256,7 @@ def _write_report(
         map_images=arguments.map_images,
         progress=_progress(arguments),
     )
+    _wrote(file)
 
 
 def _match(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -249,8 +271,8 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.matcher == "sift":
             raise WrongUseError("--dense needs a neural matcher (--matcher), SIFT is sparse")
         set_option(given, "matcher.dense", True)
-    matcher = _matcher(arguments, given)
-    _refuse(given)
+    matcher = load_chosen_matcher(arguments, given)
+    refuse_leftover(given)
     image0, image1 = read_image(arguments.image0), read_image(arguments.image1)
     matches = matcher.match(image0, image1)
     if arguments.out is not None:
@@ -263,10 +285,12 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
                 image_size0=np.array(image0.shape[1::-1]),
                 image_size1=np.array(image1.shape[1::-1]),
             )
+        _wrote(arguments.out)
     if arguments.plot is not None:
         from benchmarks.plots import plot_matches
 
         plot_matches(image0, image1, matches, arguments.plot)
+        _wrote(arguments.plot)
     _say(arguments, f"{len(matches)} matches with {matcher.name}")
     return {
         "matcher": matcher.describe(),
@@ -282,13 +306,13 @@ def _relative(arguments: argparse.Namespace) -> dict[str, Any]:
     from localize import RelativeOptions, relative_pose
 
     given = given_options(arguments)
-    matcher = _matcher(arguments, given)
+    matcher = load_chosen_matcher(arguments, given)
     result = relative_pose(
         arguments.image0,
         arguments.image1,
         matcher=matcher,
-        camera0=_camera(arguments.camera0, "--camera0"),
-        camera1=_camera(arguments.camera1, "--camera1"),
+        camera0=given_camera(arguments.camera0, "--camera0"),
+        camera1=given_camera(arguments.camera1, "--camera1"),
         options=build_checked(RelativeOptions, given),
     )
     _say(arguments, result.summary())
@@ -314,6 +338,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     if arguments.out is not None:
         report.write(arguments.out)
+        _wrote(arguments.out)
     _say(arguments, report.to_text())
     return report.to_dict()
 
@@ -323,10 +348,12 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.commands import BenchmarkCall
     from matching.errors import InputError
 
+    given = given_options(arguments)
+    matcher_group(arguments.matcher, given)
     try:
         call = BenchmarkCall.of(
             arguments.name,
-            given_options(arguments),
+            given,
             matcher=arguments.matcher,
             device=arguments.device,
             shard=arguments.shard,
@@ -383,7 +410,7 @@ def _weights(arguments: argparse.Namespace) -> dict[str, Any]:
     """Convert a checkpoint to safetensors; nothing in it is ever executed."""
     from matching.checkpoint import convert_checkpoint
 
-    _refuse(given_options(arguments))
+    refuse_leftover(given_options(arguments))
     path = convert_checkpoint(arguments.source, arguments.target)
     _say(arguments, f"wrote {path}")
     return {"path": str(path)}
@@ -394,7 +421,7 @@ def _info(arguments: argparse.Namespace) -> dict[str, Any]:
     from mapping import Map
     from matching.errors import InputError
 
-    _refuse(given_options(arguments))
+    refuse_leftover(given_options(arguments))
     scene = Map.open(arguments.map)
     _say(arguments, scene.summary())
     if not arguments.check:
@@ -404,49 +431,6 @@ def _info(arguments: argparse.Namespace) -> dict[str, Any]:
         raise InputError("; ".join(problems))
     _say(arguments, "every file is as it was written")
     return {**scene.to_dict(), "problems": problems}
-
-
-def _matcher(arguments: argparse.Namespace, given: dict[str, Any]) -> "Matcher":
-    """The matcher of --matcher; its options are the group ``matcher`` of the given ones."""
-    from matching import load_matcher
-
-    options = given.pop("matcher", {})
-    if not isinstance(options, dict):
-        raise WrongUseError(
-            f"'matcher' is a group of options such as matcher.max_ratio=0.7, got {options!r}; "
-            f"the matcher itself is chosen with --matcher {options}"
-        )
-    return load_matcher(arguments.matcher, device=arguments.device, options=options)
-
-
-def _refuse(given: dict[str, Any]) -> None:
-    """Options that a command does not have must not be ignored without a word."""
-    if given:
-        raise WrongUseError(
-            f"this command has no option '{next(iter(given))}' (a matcher's options start with "
-            "'matcher.')"
-        )
-
-
-def _camera(text: str | None, option: str) -> "pycolmap.Camera | None":
-    from matching.errors import InputError
-
-    if text is None:
-        return None
-    from mapping.cameras import parse_camera
-
-    try:
-        return parse_camera(text)
-    except InputError as error:
-        raise WrongUseError(f"{option}: {error}") from error
-
-
-def _camera_list(path: str | None) -> "dict[str, pycolmap.Camera] | None":
-    if path is None:
-        return None
-    from mapping.cameras import read_camera_list
-
-    return read_camera_list(path)
 
 
 # ------------------------------------------------------------------------------------- output

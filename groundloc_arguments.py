@@ -3,7 +3,12 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    import pycolmap
+
+    from matching import Matcher
 
 T = TypeVar("T")
 Command = Callable[[argparse.Namespace], dict[str, Any]]
@@ -238,3 +243,62 @@ def build_checked(cls: type[T], given: Mapping[str, Any]) -> T:
         return build_options(cls, given)
     except InputError as error:
         raise WrongUseError(str(error)) from error
+
+
+def load_chosen_matcher(arguments: argparse.Namespace, given: dict[str, Any]) -> "Matcher":
+    """The matcher of --matcher; its options are the group ``matcher`` of the given ones."""
+    from matching import load_matcher
+
+    options = matcher_group(arguments.matcher, given)
+    given.pop("matcher", None)
+    return load_matcher(arguments.matcher, device=arguments.device, options=options)
+
+
+def matcher_group(matcher: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The group ``matcher`` of the given options; what the user got wrong in it is wrong use."""
+    from matching.errors import InputError
+    from matching.load import matcher_options
+
+    options = given.get("matcher", {})
+    if not isinstance(options, dict):
+        raise WrongUseError(
+            f"'matcher' is a group of options such as matcher.max_ratio=0.7, got {options!r}; "
+            f"the matcher itself is chosen with --matcher {options}"
+        )
+    try:
+        matcher_options(matcher, options)
+    except InputError as error:
+        raise WrongUseError(str(error)) from error
+    return options
+
+
+def refuse_leftover(given: Mapping[str, Any]) -> None:
+    """Options that a command does not have must not be ignored without a word."""
+    if given:
+        raise WrongUseError(
+            f"this command has no option '{next(iter(given))}' (a matcher's options start with "
+            "'matcher.')"
+        )
+
+
+def given_camera(text: str | None, option: str) -> "pycolmap.Camera | None":
+    """The camera that an option describes."""
+    from matching.errors import InputError
+
+    if text is None:
+        return None
+    from mapping.cameras import parse_camera
+
+    try:
+        return parse_camera(text)
+    except InputError as error:
+        raise WrongUseError(f"{option}: {error}") from error
+
+
+def given_cameras(path: str | None) -> "dict[str, pycolmap.Camera] | None":
+    """The cameras of a list file."""
+    if path is None:
+        return None
+    from mapping.cameras import read_camera_list
+
+    return read_camera_list(path)

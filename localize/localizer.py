@@ -103,6 +103,7 @@ class Localizer:
         cameras: Cameras = None,
         *,
         retrieved: Mapping[str, Sequence[str]] | None = None,
+        done: Mapping[str, Localization] | None = None,
         on_result: Callable[[Localization], None] | None = None,
         progress: Progress = silent,
     ) -> dict[str, Localization]:
@@ -114,7 +115,8 @@ class Localizer:
             cameras: Camera by name, or a list file ``name MODEL WIDTH HEIGHT PARAMS...``.
             retrieved: Map photos to compare each query with by its name, see `localize`; queries
                 that are not in it use the map's own retrieval.
-            on_result: Called with each result as soon as it is there, for example to keep it on
+            done: Results of an earlier run by name: these queries are not localized again.
+            on_result: Called with each new result as soon as it is there, for example to keep it on
                 disk (`localize.results.append_result`).
             progress: Called around the loop over the photos.
 
@@ -125,10 +127,12 @@ class Localizer:
         Raises:
             matching.errors.InputError: Nothing to localize, a name twice, a wrong list.
         """
-        queries = read_queries(images, cameras)
-        without = [q.name for q in queries if q.camera is None]
-        if 0 < len(without) < len(queries):
+        asked = read_queries(images, cameras)
+        without = [q.name for q in asked if q.camera is None]
+        if 0 < len(without) < len(asked):
             logger.warning("%d photos without a given camera, e.g. %s", len(without), without[0])
+        found = {q.name: done[q.name] for q in asked if done is not None and q.name in done}
+        queries = [q for q in asked if q.name not in found]
         views = (self._quick or self.matcher).encode_many(self._photo(q.path) for q in queries)
 
         def encoded() -> Iterator[_Encoded]:
@@ -141,15 +145,14 @@ class Localizer:
 
         threads = self.options.num_threads or self.matcher.num_streams
         stream = in_order(self._localize_query, encoded(), threads)
-        results: dict[str, Localization] = {}
         try:
             for query in progress(queries, "localize", total=len(queries)):
-                results[query.name] = next(stream)
+                found[query.name] = next(stream)
                 if on_result is not None:
-                    on_result(results[query.name])
+                    on_result(found[query.name])
         finally:
             stream.close()
-        return results
+        return {query.name: found[query.name] for query in asked}
 
     def _localize_query(self, encoded: "_Encoded") -> Localization:
         """The pose of one of many photos; what is wrong with the photo is a reason, no error."""

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matching.bundled import BUNDLED, bundled_weights
 from matching.errors import InputError
 from matching.matcher import Matcher
 from matching.options import build_options
-
-BUNDLED = {"small": Path(__file__).parent / "weights" / "small.safetensors"}
 
 
 def load_matcher(
@@ -28,30 +27,50 @@ def load_matcher(
         InputError: Unknown name, option or device, or a checkpoint that cannot be used.
     """
     check_device(device)
-    options = options or {}
+    built = matcher_options(name, options or {})
     if name == "sift":
-        from matching.sift import SiftMatcher, SiftOptions
+        from matching.sift import SiftMatcher
 
-        return SiftMatcher(build_options(SiftOptions, options, prefix="matcher."), device=device)
+        return SiftMatcher(built, device=device)
     if name.startswith("hloc:"):
         from matching.hloc_matcher import HlocMatcher
 
-        if options:
-            raise InputError(f"hloc's files have no options, got {', '.join(options)}")
         return HlocMatcher.load(name)
     if name not in BUNDLED and "/" not in name and not Path(name).exists():
         raise InputError(
             f"unknown matcher '{name}' (known: {', '.join(known_matchers())}, the path of a "
             "checkpoint, or a hub id 'owner/name')"
         )
-    from matching.mast3r import Mast3rMatcher, Mast3rOptions
+    from matching.mast3r import Mast3rMatcher
 
-    return Mast3rMatcher.load(
-        BUNDLED.get(name, name),
-        device=device,
-        options=build_options(Mast3rOptions, options, prefix="matcher."),
-        name=name,
-    )
+    weights = bundled_weights(name) if name in BUNDLED else name
+    return Mast3rMatcher.load(weights, device=device, options=built, name=name)
+
+
+def matcher_options(name: str, values: Mapping[str, Any]) -> Any:
+    """The options of a matcher, checked without loading it.
+
+    Args:
+        name: As for `load_matcher`.
+        values: Option names to values.
+
+    Returns:
+        `matching.sift.SiftOptions` or `matching.mast3r.Mast3rOptions`; None for hloc's files.
+
+    Raises:
+        InputError: An unknown option or a refused value.
+    """
+    if name.startswith("hloc:"):
+        if values:
+            raise InputError(f"hloc's files have no options, got {', '.join(values)}")
+        return None
+    if name == "sift":
+        from matching.sift import SiftOptions
+
+        return build_options(SiftOptions, values, prefix="matcher.")
+    from matching.mast3r import Mast3rOptions
+
+    return build_options(Mast3rOptions, values, prefix="matcher.")
 
 
 def known_matchers() -> list[str]:

@@ -15,6 +15,8 @@ from PIL import Image
 
 import groundloc
 from benchmarks.rendered_place import RenderedPlace
+from localize import Localization
+from localize.unfinished import UnfinishedResults
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -158,7 +160,10 @@ def test_demo_on_own_photos(run: Any, photos: Path, tmp_path: Path) -> None:
     assert "localized" in shown.out and (tmp_path / "demo" / "report.html").exists()
 
 
-def test_match_and_relative(run: Any, rendered_place: RenderedPlace, tmp_path: Path) -> None:
+def test_match_and_relative(
+    run: Any, rendered_place: RenderedPlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     pair = [rendered_place.images / "map" / f"map_0{i}.jpg" for i in (0, 1)]
     npz, plot = tmp_path / "matches.npz", tmp_path / "matches.png"
     matched = run("match", *pair, "--out", npz, "--plot", plot)
@@ -168,6 +173,7 @@ def test_match_and_relative(run: Any, rendered_place: RenderedPlace, tmp_path: P
         assert stored["keypoints0"].shape == stored["keypoints1"].shape == (count, 2)
         assert stored["image_size0"].tolist() == [320, 240]
     assert matched.out == f"{count} matches with sift\n" and count > 50
+    assert {f"wrote '{npz}'", f"wrote '{plot}'"} <= set(caplog.messages)
     assert Image.open(plot).size[0] >= 320
 
     camera = rendered_place.query_cameras["query/query_00.jpg"]
@@ -201,6 +207,17 @@ def test_match_and_relative(run: Any, rendered_place: RenderedPlace, tmp_path: P
         (["map", ".", "out", "--set", "pairs=3", "--pairs", "exhaustive"], 2, "'pairs'"),
         (["benchmark", "pairs", ".", "--out", "out", "--set", "gap=1"], 2, "did you mean 'gaps'"),
         (["localize", "map", "a.jpg", "--out", "results.jsonl"], 2, "--out"),
+        (["map", ".", "out", "--set", "matcher.max_rato=0.7"], 2, "'matcher.max_ratio'"),
+        (["match", "a.jpg", "a.jpg", "--set", "matcher.max_rato=0.7"], 2, "'matcher.max_ratio'"),
+        (["match", "a.jpg", "a.jpg", "--set", "matcher.max_ratio=7"], 2, "max_ratio must be in"),
+        (["relative", "a.jpg", "a.jpg", "--set", "matcher.max_rato=1"], 2, "'matcher.max_ratio'"),
+        (["demo", "--set", "matcher.max_rato=1"], 2, "'matcher.max_ratio'"),
+        (
+            ["benchmark", "pairs", ".", "--out", "out", "--set", "matcher.max_rato=1"],
+            2,
+            "'matcher.max_ratio'",
+        ),
+        (["relative", "none.jpg", "none.jpg"], 1, "no image 'none.jpg'"),
         (["info", "map", "--set", "foo=1"], 2, "no option 'foo'"),
         (["train"], 2, "--out"),
         (["train", "--out", "run", "--set", "sed=1"], 2, "did you mean 'seed'"),
@@ -247,6 +264,60 @@ def test_failed_queries_are_results(run: Any, rendered_map: Path, tmp_path: Path
     for name in ("black.png", "dot.png", "text.jpg"):
         assert f"{name}: " in failed.out
     assert (tmp_path / "poses.txt").read_text() == ""
+
+
+def test_no_usable_query_is_a_failure(run: Any, rendered_map: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    failed = run("localize", rendered_map, tmp_path / "text.jpg", "--out", tmp_path / "poses.txt")
+    assert failed.code == 1 and "no query photo can be used" in failed.error
+    assert "text.jpg" in failed.error
+    # what was found out is written all the same
+    assert "no readable image" in (tmp_path / "results.jsonl").read_text()
+
+
+def test_interrupted_localization_goes_on_where_it_was(
+    run: Any,
+    rendered_place: RenderedPlace,
+    rendered_map: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    poses, kept = tmp_path / "poses.txt", list[str]()
+    call = ["localize", rendered_map, rendered_place.folder / "query.txt", "--out", poses]
+    keep = UnfinishedResults.keep
+    stop_after = 2
+
+    def interrupted(self: UnfinishedResults, result: Localization) -> None:
+        keep(self, result)
+        kept.append(result.name)
+        if len(kept) == stop_after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(UnfinishedResults, "keep", interrupted)
+    first = run(*call)
+    assert first.code == 130 and "the same command continues" in first.error
+    partial = tmp_path / "poses.partial.jsonl"
+    with partial.open("a") as file:
+        file.write('{"name": "half a li')
+    second = run(*call)
+    assert second.code == 0 and "2 queries were localized before" in caplog.text
+    assert len(kept) == 3 and not partial.exists()  # the third query alone
+    assert f"wrote '{poses}' and" in caplog.text
+    resumed, names = poses.read_text(), list(kept)
+
+    # another option is another run: everything anew, with the same result here
+    kept.clear()
+    assert run(*call).code == 130
+    stop_after = 99
+    kept.clear()
+    other = run(*call, "--top-k", 6)
+    assert other.code == 0 and sorted(kept) == sorted(names)
+    # and one without an interruption gives what the resumed one gave
+    kept.clear()
+    assert run(*call).code == 0 and len(kept) == 3
+    assert poses.read_text() == resumed
 
 
 def test_help_is_fast_and_names_every_command() -> None:

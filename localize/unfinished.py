@@ -1,0 +1,70 @@
+"""Results of a run that may be interrupted: the same run, started again, goes on after them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from localize.localizer import Localizer
+from localize.queries import Query
+from localize.results import Localization, append_result
+from mapping.info import groundloc_version
+from matching.errors import InputError
+from matching.files import write_text_atomic
+from matching.options import options_as_dict
+
+
+def run_identity(localizer: Localizer, queries: Sequence[Query]) -> str:
+    """A hash of all that results depend on: version, map, options, and the queries' files."""
+    files = []
+    for query in queries:
+        status = query.path.stat() if query.path.is_file() else None
+        files.append(
+            [
+                query.name,
+                None if status is None else [status.st_size, status.st_mtime_ns],
+                None if query.camera is None else query.camera.todict(),
+            ]
+        )
+    parts = [
+        groundloc_version(), localizer.scene.fingerprint, options_as_dict(localizer.options), files
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+
+
+class UnfinishedResults:
+    """A file that results are appended to as they come.
+
+    Its first line tells which run they are of; results of another run in it are thrown away.
+
+    Args:
+        file: Such as ``poses.partial.jsonl``.
+        identity: Of the run, see `run_identity`.
+
+    Attributes:
+        done: Results of an earlier, interrupted run by name, without their matches.
+    """
+
+    def __init__(self, file: Path, identity: str) -> None:
+        self.file = file
+        header = json.dumps({"run": identity})
+        self.done: dict[str, Localization] = {}
+        lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else [""]
+        kept = lines[1:-1] if lines[0] == header else []  # the last line may be half written
+        for number, line in enumerate(kept, 2):
+            try:
+                result = Localization.from_dict(json.loads(line))
+            except ValueError as error:
+                raise InputError(
+                    f"'{file}' line {number}: {error}; delete the file to start anew"
+                ) from error
+            self.done[result.name] = result
+        write_text_atomic(file, "".join(f"{line}\n" for line in [header, *kept]))
+
+    def keep(self, result: Localization) -> None:
+        """Add a result; it is on disk on return."""
+        append_result(self.file, result)
+
+    def remove(self) -> None:
+        """Everything is done and written elsewhere."""
+        self.file.unlink(missing_ok=True)
