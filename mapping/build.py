@@ -1,7 +1,7 @@
 """`build_map`: photos in, a map on disk out; a killed run continues where it was."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from mapping.camera_groups import assign_cameras
 from mapping.database import database_bytes, posed_reconstruction, verify_pairs, write_database
 from mapping.depth import Surfaces, points_from_surfaces
-from mapping.finish import Descriptors, finish_map
+from mapping.finish import finish_map
 from mapping.info import image_identity, map_identity
 from mapping.inputs import Poses, given_cameras, hash_inputs, read_known_poses
 from mapping.map import Map
-from mapping.options import MapOptions, RetrievalOptions
+from mapping.options import MapOptions
 from mapping.pair_matches import match_pairs
 from mapping.pairs import Pair, read_pairs, resolve_method, select_pairs
 from mapping.photos import (
@@ -40,7 +40,7 @@ from mapping.reconstruct import (
     write_result,
 )
 from mapping.refine_tracks import database_keypoints, refine_database
-from mapping.retrieval import GlobalDescriber, build_index, search, train_describer
+from mapping.retrieval import describe_photos, similar_photos
 from mapping.stage_clock import StageClock
 from mapping.store import (
     ViewCache,
@@ -57,7 +57,6 @@ from matching.files import PathLike
 from matching.matcher import Matcher
 from matching.options import first_difference, options_as_dict
 from matching.progress import Progress, silent
-from matching.types import View
 
 logger = logging.getLogger(__name__)
 
@@ -349,32 +348,6 @@ class _Build:
         )
         write_result(result, sparse)
         return result
-
-
-def describe_photos(
-    names: Sequence[str],
-    views: Callable[[str], View],
-    matcher: Matcher,
-    options: RetrievalOptions,
-) -> tuple[GlobalDescriber, Descriptors]:
-    """Learn a vocabulary on the photos and describe each of them."""
-    describer = train_describer(
-        len(names), lambda i: matcher.local_descriptors(views(names[i])), options
-    )
-    return describer, {n: describer.describe(matcher.local_descriptors(views(n))) for n in names}
-
-
-def similar_photos(
-    names: Sequence[str], descriptors: Descriptors, options: RetrievalOptions
-) -> Callable[[str, int], list[str]]:
-    """A function that gives the photos most similar to one, without itself."""
-    index = build_index(np.array([descriptors[n] for n in names]), options)
-
-    def similar(name: str, top_k: int) -> list[str]:
-        found = search(index, names, descriptors[name], top_k + 1)
-        return [r.name for r in found if r.name != name][:top_k]
-
-    return similar
 
 
 def _too_few(num_good: int, num_all: int, bad: Mapping[str, str]) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from mapping.build import similar_photos
 from mapping.camera_groups import assign_cameras
 from mapping.cameras import camera_from_image
 from mapping.database import (
@@ -47,6 +46,7 @@ from mapping.reconstruct import (
     triangulate,
     write_result,
 )
+from mapping.retrieval import similar_photos
 from mapping.stage_clock import StageClock
 from mapping.store import (
     FeatureFile,

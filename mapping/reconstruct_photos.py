@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from mapping.alignment_start import AlignmentEdge
-from mapping.build import describe_photos, similar_photos
 from mapping.cameras import camera_from_image, create_camera
 from mapping.dense_export import (
     DEPTHS,
@@ -33,6 +32,7 @@ from mapping.global_alignment import Alignment, AlignmentOptions, AlignmentView,
 from mapping.options import PairOptions, RetrievalOptions
 from mapping.pairs import Pair, read_pairs, resolve_method, select_pairs
 from mapping.photos import Photo, find_photos, view_key
+from mapping.retrieval import describe_photos, similar_photos
 from mapping.store import ViewCache, read_view, write_view
 from matching.errors import InputError
 from matching.files import PathLike, atomic_folder
