@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from mapping import RetrievalOptions
-from mapping.retrieval import GlobalDescriber, build_index, search, train_describer
+from mapping.retrieval import (
+    GlobalDescriber,
+    build_index,
+    describe_photos,
+    search,
+    similar_photos,
+    train_describer,
+)
+from matching.types import View
 
 DIM = 32
 
@@ -132,3 +140,69 @@ def test_search_limits() -> None:
     assert [(r.name, r.score) for r in found] == [("a", 1), ("b", 0.5), ("c", 0)]
     with pytest.raises(ValueError, match="top_k"):
         search(index, ["a", "b", "c"], np.ones(3, np.float32), 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 40, 90])
+def test_all_partners_at_once_are_those_of_one_search_each(count: int) -> None:
+    photos = places(count, 1)
+    photos[count // 2] = photos[0][:0]  # nothing to describe
+    _, descriptors = describe(photos, RetrievalOptions())
+    names = [f"{i}.jpg" for i in range(count)]
+    by_name = dict(zip(names, descriptors, strict=True))
+    similar = similar_photos(names, by_name, RetrievalOptions())
+    index = build_index(descriptors, RetrievalOptions())
+    for name, descriptor in by_name.items():
+        for top_k in (3, 1, 100):
+            found = [r.name for r in search(index, names, descriptor, top_k + 1)]
+            assert similar(name, top_k) == [n for n in found if n != name][:top_k]
+
+
+def test_components_can_all_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all components of equal variance, all photos of a map would be equally similar."""
+    photos = places(40, 4)
+    one_place = np.kron(np.eye(40, dtype=bool), np.ones((4, 4), bool))
+    margins = []
+    for shrinkage in (0.0, 1.0):
+        monkeypatch.setattr("mapping.retrieval._SHRINKAGE", shrinkage)
+        _, descriptors = describe(photos, RetrievalOptions(num_clusters=16))
+        assert descriptors.shape == (160, 159)
+        similarity = descriptors @ descriptors.T
+        same = similarity[one_place & ~np.eye(160, dtype=bool)]
+        margins.append(same.mean() - similarity[~one_place].mean())
+    assert abs(margins[0]) < 0.01
+    assert margins[1] > 0.08
+
+
+class _Views:
+    """Local descriptors behind the interfaces of views and a matcher."""
+
+    def __init__(self, photos: list[np.ndarray]) -> None:
+        self.photos = photos
+        self.asked: list[int] = []
+
+    def __call__(self, name: str) -> View:
+        self.asked.append(int(name))
+        return View(
+            image_size=(1, 1),
+            keypoints=np.zeros((0, 2), np.float32),
+            arrays={"local": self.photos[int(name)]},
+        )
+
+    def local_descriptors(self, view: View) -> np.ndarray:
+        return view.arrays["local"]
+
+
+@pytest.mark.parametrize("count", [3, 70, 200])
+def test_describing_a_map_is_learning_and_describing_each(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr("mapping.retrieval._MAX_PHOTOS_TO_LEARN", 100)
+    photos = places(count, 1)
+    views = _Views(photos)
+    names = [str(i) for i in range(count)]
+    describer, descriptors = describe_photos(names, views, views, RetrievalOptions())  # type: ignore[arg-type]
+    again, expected = describe(photos, RetrievalOptions())
+    for name, array in again.arrays().items():
+        np.testing.assert_array_equal(array, describer.arrays()[name])
+    np.testing.assert_array_equal(np.array(list(descriptors.values())), expected)
+    assert max(views.asked.count(i) for i in range(count)) <= 2
