@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from matching.files import write_text_atomic
 from matching.progress import Progress
 
 T = TypeVar("T")
@@ -24,9 +23,7 @@ class StageClock:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._seconds: dict[str, float] = {}
-        if file.exists():
-            self._seconds = json.loads(file.read_text(encoding="utf-8"))
+        self._seconds = _read(file)
         self._stage: str | None = None
         self._counted = self._noted = 0.0
 
@@ -72,4 +69,12 @@ class StageClock:
         self._noted = time.perf_counter()
         if not self._file.parent.is_dir():
             return  # published or thrown away meanwhile
-        write_text_atomic(self._file, json.dumps(self._seconds))
+        # in place, for that is no step of the work; a half-written note is none
+        self._file.write_text(json.dumps(self._seconds), encoding="utf-8")
+
+
+def _read(file: Path) -> dict[str, float]:
+    try:
+        return {stage: float(value) for stage, value in json.loads(file.read_text()).items()}
+    except (FileNotFoundError, ValueError):
+        return {}
