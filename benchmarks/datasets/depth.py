@@ -14,7 +14,8 @@ FloatArray = NDArray[np.float64]
 INVALID_MM = (0, 65535)  # what 16-bit depth images hold where the sensor saw nothing
 _MAX_EDGE = 0.05  # neighbouring depths that differ by more, relatively, lie on different surfaces
 _MAX_MISS_PX = 1.0  # of the depth image: farther off, another surface hides what was looked up
-_ROUNDS = 5
+_ROUNDS = 4
+_STARTS = (0.02, 0.5)  # quantiles of the depth that the look-ups start from
 
 
 def read_depth_mm(path: PathLike) -> FloatArray:
@@ -65,12 +66,16 @@ def surface_of_depth(
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     rays = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(color_K).T
     depth_from_color = np.asarray(np.linalg.inv(color_from_depth), np.float64)
-    known = np.isfinite(depth_m)
-    start = float(np.median(depth_m[known])) if known.any() else np.nan
-    z = np.full((height, width), start)
-    for _ in range(_ROUNDS):
-        z, miss = _look_up(depth_m, depth_K, rays, z, depth_from_color, color_from_depth)
-    z = np.where(miss <= _MAX_MISS_PX, z, np.nan)
+    known = depth_m[np.isfinite(depth_m)]
+    z = np.full((height, width), np.nan)
+    # a pixel may see two surfaces of the depth image one behind the other: the nearer one counts
+    for start in np.quantile(known, _STARTS) if len(known) else ():
+        found = np.full((height, width), start)
+        for _ in range(_ROUNDS):
+            found, miss = _look_up(
+                depth_m, depth_K, rays, found, depth_from_color, color_from_depth
+            )
+        z = np.fmin(z, np.where(miss <= _MAX_MISS_PX, found, np.nan))
     points = rays * z[..., None]
     return (points @ world_from_color[:3, :3].T + world_from_color[:3, 3]).astype(np.float32)
 
@@ -84,11 +89,9 @@ def _look_up(
     color_from_depth: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Better depths of colour pixels, and how far in the depth image they moved the look-up."""
-    guess = (
-        rays
-        * np.where(np.isfinite(z), z, np.nanmedian(z) if np.isfinite(z).any() else 1.0)[..., None]
-    )
-    pixels = _project(guess, depth_from_color, depth_K)
+    known = np.isfinite(z)
+    z = np.where(known, z, np.median(z[known]) if known.any() else 1.0)
+    pixels = _project(rays * z[..., None], depth_from_color, depth_K)
     found = _sample(depth_m, pixels)
     ones = np.ones((*pixels.shape[:2], 1))
     in_depth = np.append(pixels, ones, axis=-1) @ np.linalg.inv(depth_K).T * found[..., None]
