@@ -207,7 +207,7 @@ class Localizer:
         given: Sequence[str] | None,
     ) -> Localization:
         """Two rounds: against the retrieved photos, and against those that see the first pose."""
-        options = self.options
+        options = self.options.at_pixel(self.matcher.pixel_px(view))
         with _timed(timings, "retrieve"):
             names = self._retrieved(view, given)
         compared: list[_Compared] = []
@@ -216,7 +216,7 @@ class Localizer:
                 best = self._observed(names[0])
                 others = [] if best is None else [best.view]
                 camera = with_pointmap_focal(camera, self.matcher.focal_px(view, others))
-        solved = self._round(view, camera, name, names, compared, timings)
+        solved = self._round(view, camera, name, names, compared, options, timings)
         if solved.best is None or solved.result.confidence >= options.second_round_below:
             return solved.result
         with _timed(timings, "retrieve"):
@@ -229,7 +229,7 @@ class Localizer:
             )
         if not more:
             return solved.result
-        again = self._round(view, camera, name, more, compared, timings)
+        again = self._round(view, camera, name, more, compared, options, timings)
         return max(solved, again, key=lambda s: s.rank).result
 
     def _retrieved(self, view: View, given: Sequence[str] | None) -> list[str]:
@@ -246,6 +246,7 @@ class Localizer:
         name: str,
         photos: Sequence[str],
         compared: "list[_Compared]",
+        options: LocalizerOptions,
         timings: dict[str, float],
     ) -> Solved:
         """Match more photos of the map and solve with all that were compared so far.
@@ -267,11 +268,11 @@ class Localizer:
                 [c.matches for c in compared],
                 [c.view.keypoints for c in compared],
                 [c.ids for c in compared],
-                self.options.lift,
+                options.lift,
             )
         with _timed(timings, "pose"):
             names = tuple(c.name for c in compared)
-            return solve(self.scene, correspondences, camera, name, names, self.options, timings)
+            return solve(self.scene, correspondences, camera, name, names, options, timings)
 
     def _observed(self, name: str) -> "_Compared | None":
         """A map photo with only those keypoints that see a map point, and these points.

@@ -1,6 +1,6 @@
 """Settings of `localize.localizer.Localizer`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from localize.lift import LiftOptions
 from localize.pnp import PnPOptions
@@ -8,7 +8,12 @@ from localize.pnp import PnPOptions
 
 @dataclass(frozen=True, kw_only=True)
 class LocalizerOptions:
-    """Settings of `Localizer`."""
+    """Settings of `Localizer`.
+
+    Lengths of ``lift`` and ``pnp`` in pixels are those of the pixels that the matcher looks at
+    (`matching.matcher.Matcher.pixel_px`): for SIFT pixels of the photo, for a network those of its
+    own, smaller image.
+    """
 
     top_k: int = 10  # map photos that a query is matched with
     # inliers with which the matcher's quick encoding of a query is enough; with fewer the full one
@@ -26,6 +31,20 @@ class LocalizerOptions:
     num_threads: int = 0  # queries of a stream worked on at a time; 0: as the matcher likes it
     lift: LiftOptions = field(default_factory=LiftOptions)
     pnp: PnPOptions = field(default_factory=PnPOptions)
+
+    def at_pixel(self, pixel_px: float) -> "LocalizerOptions":
+        """The options in pixels of the photo, for a matcher's pixel of that size."""
+        lift = replace(
+            self.lift,
+            max_distance_px=self.lift.max_distance_px * pixel_px,
+            merge_distance_px=self.lift.merge_distance_px * pixel_px,
+        )
+        pnp = replace(
+            self.pnp,
+            max_error_px=self.pnp.max_error_px * pixel_px,
+            loss_scale_px=self.pnp.loss_scale_px * pixel_px,
+        )
+        return replace(self, lift=lift, pnp=pnp)
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
