@@ -265,7 +265,7 @@ class _Build:
                 if self.options.verification.refine_tracks:
                     refine_database(temporary, shared.matches, pixel_px=pixel_px, num_fixed={})
                 temporary.replace(database)
-            final = database_keypoints(database)
+            final = database_keypoints(database, names)
         with self.timed("reconstruct"):
             num_keypoints = sum(len(points) for points in final.values())
             self.workspace.reserve(result_bytes(num_keypoints))

@@ -46,6 +46,7 @@ from mapping.reconstruct import (
     triangulate,
     write_result,
 )
+from mapping.refine_tracks import database_keypoints, refine_database
 from mapping.retrieval import similar_photos
 from mapping.stage_clock import StageClock
 from mapping.store import (
@@ -194,12 +195,13 @@ class _Extension:
             pairs, views, keys, self.matcher, self.workspace.matches, progress=self.progress
         )
         before = {n: views(n).keypoints for n in {n for pair in pairs for n in pair}.union(names)}
+        pixel_px = {name: self.matcher.pixel_px(views(name)) for name in before}
         shared = share_keypoints(
             before,
             matches,
             merge_radius_px=self.options.verification.merge_radius_px,
             min_score=self.options.verification.min_score,
-            pixel_px={name: self.matcher.pixel_px(views(name)) for name in before},
+            pixel_px=pixel_px,
             scratch=self.workspace.build,
         )
         changed = {
@@ -218,7 +220,11 @@ class _Extension:
             # with all poses known, matches are checked against them; else against each other
             posed = self.start(temporary, changed, known) if len(known) == len(names) else None
             verify_pairs(temporary, self.options.verification, posed, progress=self.progress)
+            if self.options.verification.refine_tracks:
+                fixed = {n: len(points) for n, points in before.items() if n not in names}
+                refine_database(temporary, shared.matches, pixel_px=pixel_px, num_fixed=fixed)
             temporary.replace(database)
+        changed = database_keypoints(database, list(changed))
         result = self.reconstruct(database, changed, known, names, set(given))
         features = self.workspace.stages / "features.h5"
         if not features.exists():

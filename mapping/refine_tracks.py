@@ -144,11 +144,11 @@ def refine_database(
                     database.update_keypoints(ids[name], points)
 
 
-def database_keypoints(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Photo to its keypoints (N, 2) in a database."""
+def database_keypoints(path: Path, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """Photo to its keypoints (N, 2) in a database, of some of its photos."""
     with pycolmap.Database.open(path) as database:
-        images = database.read_all_images()
-        return {image.name: _keypoints(database, image.image_id) for image in images}
+        ids = {image.name: image.image_id for image in database.read_all_images()}
+        return {name: _keypoints(database, ids[name]) for name in names}
 
 
 def _keypoints(database: pycolmap.Database, image_id: int) -> NDArray[np.float32]:

@@ -123,6 +123,26 @@ def test_other_weights_are_refused_by_their_hash(scene: Map) -> None:
     scene.check_matcher(patch_matcher(long_side_px=160, pixel_tol_px=3.0))
 
 
+def test_new_photos_leave_the_keypoints_of_the_map_alone(
+    rendered_place: RenderedPlace, matcher: Mast3rMatcher, tmp_path: Path
+) -> None:
+    poses = rendered_place.folder / "sparse_gt"
+    first, more = rendered_place.map_names[:5], rendered_place.map_names[5:]
+    old = build_map(
+        rendered_place.images, tmp_path / "map", matcher, known_poses=poses, image_names=first
+    )
+    before = {name: old.load_view(name).keypoints for name in first}
+    new = old.extend(rendered_place.images, matcher, names=more, known_poses=poses)
+    assert set(new.image_names) == {*first, *more}
+    added = 0
+    for name, keypoints in before.items():
+        after = new.load_view(name).keypoints
+        np.testing.assert_array_equal(after[: len(keypoints)], keypoints)
+        added += len(after) - len(keypoints)
+    assert added > 0
+    assert new.to_dict()["num_points3D"] > old.to_dict()["num_points3D"]
+
+
 def test_coarse_to_fine_sees_more(
     rendered_place: RenderedPlace, scene: Map, tmp_path: Path
 ) -> None:
