@@ -28,7 +28,7 @@ from matching.training.options import (
 )
 from matching.training.samples import project, sample_correspondences
 from matching.training.train import TrainResult, train
-from matching.training.trainer import PairStream, TrainingModule
+from matching.training.trainer import PairStream, Trainer, TrainingModule
 from matching.training.validate import (
     PosedPhoto,
     _world_errors,
@@ -339,6 +339,33 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[9] == 1.0 and rates[10] == 0.5
     assert rates[15:] == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
+
+
+def test_the_clock_can_set_the_end() -> None:
+    options = dataclasses.replace(OPTIONS, max_seconds=100.0, decay_seconds=40.0)
+    factors = [options.learning_rate_factor(elapsed) for elapsed in (0, 60, 80, 100, 120)]
+    assert factors == pytest.approx([1, 1, 0.5, 0, 0])
+    assert OPTIONS.learning_rate_factor(1e9) == 1
+    with pytest.raises(ValueError, match="needs max_seconds"):
+        dataclasses.replace(OPTIONS, decay_seconds=40.0)
+
+
+def test_every_step_draws_its_own_difficulty() -> None:
+    drawn: list[float] = []
+
+    def stream(
+        seed: int, *, pairs: int, image_size: tuple[int, int], difficulty: float
+    ) -> PairBatch:
+        drawn.append(difficulty)
+        return plane_pairs(seed, pairs=pairs, image_size=image_size, difficulty=difficulty)
+
+    phase = PhaseOptions(image_size=(32, 32), pairs=1, difficulty=(0.4, 0.8), easing=0.5)
+    trainer = Trainer(OPTIONS, stream)
+    for step in range(40):
+        trainer.render(phase, 0.5, step=step)
+    trainer.render(phase, 0.5, step=3)
+    assert 0.3 <= min(drawn) < 0.33 and 0.57 < max(drawn) <= 0.6  # half of 0.6, and 0.6
+    assert drawn[-1] == drawn[3]  # resuming sees the same
 
 
 def test_the_shipped_configuration_is_valid() -> None:
