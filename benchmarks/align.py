@@ -22,6 +22,16 @@ _MAX_HYPOTHESES = 100
 _MAX_PAIRS = 10_000  # that hypotheses are chosen from: all pairs of up to 141 images
 _OUTLIER_FACTOR = 10.0  # misplaced, not noisy: times the median error
 
+_MIN_IMAGES = 3  # two always fit in their centres; the third can contradict them
+# Residuals of centres, relative to their spread, and of rotations. Maps of the same photos come to
+# a hundredth and a degree; those of other places that share names come to one and 60 degrees.
+_POOR, _POOR_DEG = 0.05, 5.0
+_ABSURD, _ABSURD_DEG = 0.3, 30.0
+
+
+class AlignmentError(InputError):
+    """Map and truth cannot be brought together: too little in common, or no similarity fits."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alignment:
@@ -33,6 +43,7 @@ class Alignment:
         rms_rotation_deg: Of their rotations.
         num_images: Images known to both.
         num_used: Images the fit rests on; the others are outliers.
+        spread_m: RMS distance of the truth's centres of the common images from their mean.
     """
 
     truth_from_map: pycolmap.Sim3d
@@ -40,6 +51,27 @@ class Alignment:
     rms_rotation_deg: float
     num_images: int
     num_used: int
+    spread_m: float
+
+    def doubt(self) -> str:
+        """Why the fit is poor, with its numbers; empty if it is good."""
+        if (
+            self.rms_translation_m <= _POOR * self.spread_m
+            and self.rms_rotation_deg <= _POOR_DEG
+            and 2 * self.num_used > self.num_images
+        ):
+            return ""
+        return (
+            f"the map fits the ground truth poorly: {self._residuals()}; errors of the queries "
+            "include that"
+        )
+
+    def _residuals(self) -> str:
+        return (
+            f"after alignment {self.num_used} of {self.num_images} common images are off by "
+            f"{self.rms_translation_m:.3g} and {self.rms_rotation_deg:.3g} deg (RMS), where their "
+            f"centres spread {self.spread_m:.3g}"
+        )
 
     def apply(self, cam_from_map: pycolmap.Rigid3d) -> pycolmap.Rigid3d:
         """The pose of a camera in the truth's frame."""
@@ -53,6 +85,7 @@ class Alignment:
             "rms_rotation_deg": self.rms_rotation_deg,
             "num_images": self.num_images,
             "num_used": self.num_used,
+            "spread_m": self.spread_m,
         }
 
 
@@ -71,24 +104,39 @@ def align_poses(
         truth_poses: ``cam_from_world`` by image name.
 
     Raises:
-        InputError: Fewer than 2 common images, or all of them at one place.
+        AlignmentError: Fewer than 3 common images, all of them at one place, or residuals that
+            tell of two different places; the message has the numbers.
     """
     names = sorted(set(map_poses) & set(truth_poses))
-    if len(names) < 2:
-        raise InputError(
-            f"cannot align: the map and the ground truth share {len(names)} images, 2 are needed"
+    if len(names) < _MIN_IMAGES:
+        examples = ""
+        if map_poses and truth_poses and not names:
+            examples = f" (the map has '{min(map_poses)}', the truth '{min(truth_poses)}')"
+        raise AlignmentError(
+            f"cannot align: the map and the ground truth share {len(names)} images, "
+            f"{_MIN_IMAGES} are needed{examples}"
         )
     source = pose_matrices([map_poses[name] for name in names])
     target = pose_matrices([truth_poses[name] for name in names])
     used = _well_placed(source, target)
     similarity, translation, rotation = _fit_weighted(source, target, used)
-    return Alignment(
+    alignment = Alignment(
         truth_from_map=similarity,
         rms_translation_m=_rms(translation[used]),
         rms_rotation_deg=_rms(rotation[used]),
         num_images=len(names),
         num_used=int(used.sum()),
+        spread_m=_spread(target),
     )
+    if (
+        alignment.rms_translation_m > _ABSURD * alignment.spread_m
+        or alignment.rms_rotation_deg > _ABSURD_DEG
+    ):
+        raise AlignmentError(
+            f"cannot align: {alignment._residuals()}: the map and the ground truth are of "
+            "different places, or one of them is wrong"
+        )
+    return alignment
 
 
 def pose_matrices(poses: list[pycolmap.Rigid3d]) -> FloatArray:
@@ -180,7 +228,7 @@ def _fit(source: FloatArray, target: FloatArray, arm: float) -> pycolmap.Sim3d:
         )
     similarity = pycolmap.estimate_sim3d(*ends)
     if similarity is None:
-        raise InputError(
+        raise AlignmentError(
             "cannot align: the images that map and ground truth share fit no similarity"
         )
     return similarity
@@ -201,7 +249,7 @@ def _spread(poses: FloatArray) -> float:
     centers = camera_centers(poses)
     spread = _rms(np.linalg.norm(centers - centers.mean(axis=0), axis=-1))
     if spread <= 1e-12 * np.abs(centers).max():
-        raise InputError(
+        raise AlignmentError(
             "cannot align: all images that map and ground truth share are at one place"
         )
     return spread

@@ -1,6 +1,7 @@
 """`evaluate`: poses against the truth. Works on files alone, so metrics rerun without a map."""
 
 import copy
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from benchmarks.align import Alignment, align_poses, pose_matrices
+from benchmarks.align import Alignment, AlignmentError, align_poses, pose_matrices
 from benchmarks.datasets.image_lists import read_photo_list
 from benchmarks.metrics import rotation_errors_deg, translation_errors, vcre_px
 from benchmarks.report import QueryScore, Report
@@ -23,10 +24,14 @@ from matching.errors import InputError
 from matching.files import PathLike, existing_file
 from matching.options import options_as_dict
 
+logger = logging.getLogger(__name__)
+
 FloatArray = NDArray[np.float64]
 Poses = Mapping[str, pycolmap.Rigid3d]
 Results = Mapping[str, Localization] | Poses | PathLike
 GroundTruth = pycolmap.Reconstruction | Poses | PathLike
+
+_OTHER_FRAME = 10.0  # times smaller errors after a similarity: another frame, not bad poses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,7 @@ def evaluate(
         options: Thresholds.
 
     Raises:
+        AlignmentError: The map cannot be aligned.
         InputError: A file is missing or wrong, or results and truth have no name in common.
     """
     options = options or EvaluationOptions()
@@ -126,6 +132,12 @@ def evaluate(
             f"aligned to the truth by a similarity fitted to {alignment.num_used} of "
             f"{alignment.num_images} common map images"
         )
+        if doubt := alignment.doubt():
+            logger.warning(doubt)
+            notes.append(doubt)
+    elif hint := _frame_hint(found, truth, errors):
+        logger.warning(hint)
+        notes.append(hint)
     scores = [_query_score(found.get(n), n, errors, i, options) for i, n in enumerate(names)]
     table = ScoreTable.of(scores)
     return Report(
@@ -194,6 +206,29 @@ class _Errors:
     diagonal_px: FloatArray
 
 
+def _frame_hint(found: Mapping[str, _Found], truth: Poses, errors: _Errors) -> str:
+    """What to do if the results are right in a frame of their own; empty if they are not.
+
+    Only a hint: a similarity fitted to the queries themselves never enters a score.
+    """
+    poses = {n: f.cam_from_world for n, f in found.items() if f.cam_from_world is not None}
+    known = np.isfinite(errors.translation)
+    if not known.any():
+        return ""
+    try:
+        fit = align_poses(poses, truth)
+    except AlignmentError:
+        return ""
+    median = float(np.median(errors.translation[known]))
+    if fit.doubt() or median < _OTHER_FRAME * max(fit.rms_translation_m, 0.01 * fit.spread_m):
+        return ""
+    return (
+        f"the poses are off by {median:.3g} (median), but a similarity would bring them to within "
+        f"{fit.rms_translation_m:.3g} of the truth: their map has another frame or scale; align it "
+        "by its own photos (--align-map MAP)"
+    )
+
+
 def _read_truth(
     ground_truth: GroundTruth,
 ) -> tuple[Poses, Mapping[str, pycolmap.Camera]]:
@@ -210,6 +245,15 @@ def _read_truth(
         {image.name: image.cam_from_world() for image in images},
         {image.name: cameras[image.camera_id] for image in images},
     )
+
+
+def true_poses(ground_truth: GroundTruth) -> Poses:
+    """``cam_from_world`` by name, of any form of ground truth.
+
+    Raises:
+        InputError: A file is missing or wrong.
+    """
+    return _read_truth(ground_truth)[0]
 
 
 def _map_poses(align_map: Map | GroundTruth) -> Poses:

@@ -14,8 +14,9 @@ from typing import Any
 
 import pycolmap
 
+from benchmarks.align import AlignmentError, align_poses
 from benchmarks.datasets.task import LocalizationTask
-from benchmarks.evaluate import EvaluationOptions, evaluate, report_without_truth
+from benchmarks.evaluate import EvaluationOptions, evaluate, report_without_truth, true_poses
 from benchmarks.journal import Journal
 from benchmarks.options import LocalizationOptions
 from benchmarks.report import Report
@@ -233,11 +234,19 @@ def score_task(
     if task.truth is None:
         report = report_without_truth(results)
     else:
+        cameras = {n: c for n, c in task.query_cameras.items() if c is not None}
+        found: Mapping[str, Localization] = results
+        try:
+            if align_to is not None:
+                align_poses(align_to, true_poses(task.truth))
+        except AlignmentError as error:  # a map that came out wrong is a result, and a bad one
+            notes.append(f"{error}; all queries count as failed")
+            found, align_to = {}, None
         report = evaluate(
-            results,
+            found,
             task.truth,
             queries=list(results),
-            cameras={n: c for n, c in task.query_cameras.items() if c is not None},
+            cameras=cameras,
             align_map=align_to,
             options=options,
         )

@@ -5,7 +5,7 @@ import pycolmap
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.align import _apply, align_poses, pose_matrices
+from benchmarks.align import AlignmentError, _apply, align_poses, pose_matrices
 from benchmarks.metrics import rotation_errors_deg, translation_errors
 from matching.errors import InputError
 
@@ -48,7 +48,7 @@ LINE = np.outer(np.linspace(-5, 5, 7), (1.0, 0.2, 0.1))
 CLOUD = np.random.default_rng(5).normal(size=(9, 3)) * (5, 3, 1)
 
 
-@pytest.mark.parametrize("centers", [CLOUD, LINE, LINE[:2]], ids=["cloud", "line", "two"])
+@pytest.mark.parametrize("centers", [CLOUD, LINE, LINE[:3]], ids=["cloud", "line", "three"])
 def test_an_exact_map_is_aligned_exactly(centers: FloatArray) -> None:
     truth = cameras(centers)
     alignment = align_poses(moved(truth), truth)
@@ -119,8 +119,33 @@ def test_a_map_of_thousands_is_aligned_in_little_memory() -> None:
 
 def test_too_little_in_common_is_an_error() -> None:
     truth = cameras(CLOUD)
-    with pytest.raises(InputError, match="share 1 images"):
+    with pytest.raises(AlignmentError, match="share 1 images"):
         align_poses({"0.jpg": truth["0.jpg"], "x.jpg": truth["1.jpg"]}, truth)
+    with pytest.raises(AlignmentError, match="share 2 images, 3 are needed"):
+        align_poses({name: truth[name] for name in ("0.jpg", "1.jpg")}, truth)
+    with pytest.raises(AlignmentError, match=r"share 0 images.*has 'a\.jpg', the truth '0\.jpg'"):
+        align_poses({"a.jpg": truth["0.jpg"]}, truth)
     same_place = cameras(np.ones((4, 3)))
     with pytest.raises(InputError, match="at one place"):
         align_poses(same_place, same_place)
+
+
+def test_a_poor_fit_is_told_with_its_numbers() -> None:
+    truth = cameras(CLOUD)
+    assert align_poses(moved(noisy(truth, 0.02, 0.5)), truth).doubt() == ""
+    poor = align_poses(moved(noisy(truth, 0.5, 1.0)), truth)
+    assert 0.05 * poor.spread_m < poor.rms_translation_m < 0.3 * poor.spread_m
+    assert f"off by {poor.rms_translation_m:.3g} and" in poor.doubt()
+    turned = align_poses(moved(noisy(truth, 0.01, 0.1, bias_deg=9.0)), truth)
+    assert "deg (RMS)" in turned.doubt()
+
+
+@pytest.mark.parametrize("count", [3, 5, 40])
+def test_another_place_with_the_same_names_is_refused(count: int) -> None:
+    rng = np.random.default_rng(count)
+    for seed in range(5):
+        truth = cameras(rng.normal(size=(count, 3)) * 5, seed=2 * seed)
+        other = cameras(rng.normal(size=(count, 3)) * 2, seed=2 * seed + 1)
+        with pytest.raises(AlignmentError, match=r"of different places.*") as error:
+            align_poses(other, truth)
+        assert f"of {count} common images are off by" in str(error.value)

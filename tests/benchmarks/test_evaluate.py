@@ -6,6 +6,7 @@ import numpy as np
 import pycolmap
 import pytest
 
+from benchmarks.align import AlignmentError
 from benchmarks.evaluate import EvaluationOptions, evaluate, report_without_truth
 from benchmarks.report import PairScore, PairsReport, Report
 from localize.results import Localization, write_poses, write_results
@@ -205,6 +206,40 @@ def test_alignment_is_done_only_if_asked_and_from_map_images_only(tmp_path: Path
         assert report.alignment["num_used"] == 5
     errors = [score.translation_error_m for score in report.per_query]
     assert errors[0] == pytest.approx(0, abs=1e-6) and errors[1] != pytest.approx(0, abs=0.1)
+
+
+def test_poses_of_another_frame_are_noticed_and_poor_alignments_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rng = np.random.default_rng(0)
+    truth = {
+        f"{i}.jpg": at(*(3 * rng.normal(size=3)), turn_deg=40 * float(rng.normal()))
+        for i in range(8)
+    }
+    map_from_truth = pycolmap.Sim3d(
+        4.0, pycolmap.Rotation3d(np.array([0.2, 0.5, -0.3])), np.array([30.0, 2.0, 3.0])
+    )
+    moved = {n: map_from_truth.transform_camera_world(p) for n, p in truth.items()}
+    report = evaluate(moved, truth)
+    assert report.recall["5m_10deg"] == 0.0  # a hint changes no score
+    (hint,) = [note for note in report.notes if "--align-map MAP" in note]
+    assert "another frame or scale" in hint and hint in caplog.text
+    caplog.clear()
+    # no hint where the frame is right, or where no frame makes the poses right
+    wrong = dict(zip(truth, reversed(list(truth.values())), strict=True))
+    for poses in (truth, wrong):
+        assert not any("--align-map" in note for note in evaluate(poses, truth).notes)
+    assert caplog.text == ""
+
+    bent = {n: p for n, p in moved.items() if n != "0.jpg"}
+    for name, pose in bent.items():
+        shift = 2 * rng.normal(size=3)
+        bent[name] = pycolmap.Rigid3d(pose.rotation, pose.translation + shift)
+    report = evaluate(moved, truth, align_map=bent)
+    (doubt,) = [note for note in report.notes if "fits the ground truth poorly" in note]
+    assert "7 of 7 common images are off by" in doubt and doubt in caplog.text
+    with pytest.raises(AlignmentError, match="of different places"):
+        evaluate(moved, truth, align_map=wrong)
 
 
 def test_a_truth_without_scale_gets_no_metric_score() -> None:
