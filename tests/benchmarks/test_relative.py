@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.datasets import pairs
 from benchmarks.datasets.pair_task import ImagePair, PairSet, PairsOptions
 from benchmarks.datasets.pairs import FolderPairsOptions, open_pairs
 from benchmarks.relative import match_pairs, score_pairs
@@ -200,3 +201,31 @@ def test_a_wrong_sign_or_axis_in_the_truth_shows(
     assert auc(pair_set) > 0.9
     assert auc(changed(np.linalg.inv)) < 0.5
     assert auc(changed(lambda pose: opengl @ pose @ opengl)) < 0.5
+
+
+def test_photos_without_a_truth_get_one_from_motion(
+    world: FakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photos alone: the truth is made of them once, and kept beside the predictions."""
+    root, truth = tmp_path / "photos", tmp_path / "run" / "truth"
+    world.write_photos(root)
+    with pytest.raises(InputError, match="pseudo_truth=NEW_FOLDER"):
+        open_pairs(root, FolderPairsOptions())
+    makers: list[FakeMatcher] = []
+
+    def load(name: str) -> FakeMatcher:
+        assert name == "sift"
+        makers.append(FakeMatcher(world))
+        return makers[-1]
+
+    monkeypatch.setattr(pairs, "load_matcher", load)
+    options = FolderPairsOptions(gaps=(1, 7), pseudo_truth=str(truth))
+    report = run_benchmark(
+        "pairs", root, tmp_path / "run", matcher=FakeMatcher(world), options=options
+    )
+    assert isinstance(report, PairsReport) and report.num_pairs == 28
+    assert report.auc_deg is not None and report.auc_deg["10"] > 0.9
+    assert any("pseudo truth" in note and "8 of 8 registered" in note for note in report.notes)
+    assert sum(maker.num_encoded for maker in makers) == 8  # made once, opened after
+    with pytest.raises(ValueError, match="either ground_truth or pseudo_truth"):
+        FolderPairsOptions(ground_truth="a", pseudo_truth="b")
