@@ -19,10 +19,11 @@ from benchmarks.datasets.mapfree_scene import (
     read_mapfree_scene,
     scene_folders,
 )
-from benchmarks.given_depth import length_from_depth
+from benchmarks.given_depth import baseline_from_depth, with_length
 from benchmarks.jobs import Job
 from benchmarks.journal import Journal, Record
 from benchmarks.localization import claim_folder
+from benchmarks.mapfree_confidence import mapfree_confidence
 from benchmarks.mapfree_report import MapfreeReport, score_zip
 from benchmarks.mapfree_submission import EstimateLine, write_mapfree_zip
 from benchmarks.mapfree_track import fuse, query_from_frame
@@ -206,30 +207,25 @@ class _Predictor:
             camera1=self._scene.cameras[name],
             options=self._options.relative,
         )
-        pose, reason = result.cam1_from_cam0, result.reason
+        pose, reason, spread = result.cam1_from_cam0, result.reason, result.length_spread
         if pose is not None and self._depth is not None:
-            length = length_from_depth(result, self._depth)
-            pose, reason = _with_length(pose, length), "" if length else "no length from the depth"
+            baseline = baseline_from_depth(result, self._depth)
+            if baseline is None:
+                pose, reason = None, "too few matches with a depth to tell the length from"
+            else:
+                pose, spread = with_length(pose, baseline.length), baseline.spread
         elif pose is not None and not result.metric:
             pose, reason = None, "no metric scale: give depth (option depth) or a metric matcher"
+        length = None if pose is None else float(np.linalg.norm(pose[:3, 3]))
         return {
             "name": name,
             "success": pose is not None,
             "reason": reason,
             "cam_from_world": None if pose is None else pose.tolist(),
-            "confidence": result.confidence,
+            "confidence": 0.0 if length is None else mapfree_confidence(result, length, spread),
             "num_inliers": result.num_inliers,
             "num_matches": result.num_matches,
         }
-
-
-def _with_length(pose: NDArray[np.float64], length: float | None) -> NDArray[np.float64] | None:
-    """A pose with its translation brought to a length; None without one."""
-    if length is None:
-        return None
-    scaled = pose.copy()
-    scaled[:3, 3] *= length / np.linalg.norm(pose[:3, 3])
-    return scaled
 
 
 def _stored(photo: Path) -> NDArray[np.uint8]:
