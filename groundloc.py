@@ -24,6 +24,7 @@ from groundloc_arguments import (
     matcher_group,
     refuse_leftover,
     set_option,
+    set_pairs,
 )
 
 if TYPE_CHECKING:
@@ -105,19 +106,12 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _map(arguments: argparse.Namespace) -> dict[str, Any]:
     """Photos to a map on disk."""
-    from typing import get_args
-
     from mapping import MapOptions, build_map
-    from mapping.options import PairMethod
 
     given = given_options(arguments)
     if arguments.extend:
         return _extend(arguments, given)
-    if arguments.pairs in get_args(PairMethod):
-        set_option(given, "pairs.method", arguments.pairs)
-    elif arguments.pairs is not None:
-        set_option(given, "pairs.method", "file")
-        set_option(given, "pairs.file", arguments.pairs)
+    set_pairs(given, arguments.pairs)
     matcher = load_chosen_matcher(arguments, given)
     scene = build_map(
         arguments.images,
@@ -166,6 +160,7 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     from localize.queries import read_queries
     from localize.unfinished import UnfinishedResults, run_identity
     from matching.errors import InputError
+    from matching.files import check_writable
 
     given = given_options(arguments)
     if arguments.top_k is not None:
@@ -181,13 +176,13 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     # what is done so far survives a kill; `results.jsonl` replaces it in the end
     unfinished = None
     if out is not None:
-        _check_writable(out)
+        check_writable(out)
         unfinished = UnfinishedResults(
             out.with_name(f"{out.stem}.partial.jsonl"),
             run_identity(localizer, read_queries(queries, arguments.cameras)),
         )
     if arguments.report is not None:
-        _check_writable(Path(arguments.report) / "report.html")
+        check_writable(Path(arguments.report) / "report.html")
     # a report draws matches, which are not kept: it needs all queries again
     done = unfinished.done if unfinished is not None and arguments.report is None else {}
     if done:
@@ -230,15 +225,6 @@ def _wrote(*paths: str | Path) -> None:
     logger.info("wrote %s", " and ".join(f"'{path}'" for path in paths))
 
 
-def _check_writable(path: Path) -> None:
-    """Fail before the work, not after it, where a result cannot be written."""
-    import tempfile
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
-
-
 def _write_report(
     arguments: argparse.Namespace, localizer: "Localizer", results: "dict[str, Localization]"
 ) -> None:
@@ -261,10 +247,8 @@ def _write_report(
 
 def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     """Matches between two photos."""
-    import numpy as np
-
-    from matching.files import atomic_file
     from matching.images import read_image
+    from matching.match_files import write_matches
 
     given = given_options(arguments)
     if arguments.dense:
@@ -274,22 +258,15 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     matcher = load_chosen_matcher(arguments, given)
     refuse_leftover(given)
     image0, image1 = read_image(arguments.image0), read_image(arguments.image1)
-    matches = matcher.match(image0, image1)
+    views = matcher.encode(image0), matcher.encode(image1)
+    matches = matcher.match_views(*views)
     if arguments.out is not None:
-        with atomic_file(arguments.out) as temporary, temporary.open("wb") as file:
-            np.savez(
-                file,
-                keypoints0=matches.keypoints0,
-                keypoints1=matches.keypoints1,
-                scores=matches.scores,
-                image_size0=np.array(image0.shape[1::-1]),
-                image_size1=np.array(image1.shape[1::-1]),
-            )
+        write_matches(arguments.out, matches, views[0].image_size, views[1].image_size)
         _wrote(arguments.out)
     if arguments.plot is not None:
         from benchmarks.plots import plot_matches
 
-        plot_matches(image0, image1, matches, arguments.plot)
+        plot_matches(image0, image1, matches, arguments.plot, geometry=matcher.predict(*views))
         _wrote(arguments.plot)
     _say(arguments, f"{len(matches)} matches with {matcher.name}")
     return {
@@ -299,6 +276,26 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
         "keypoints1": matches.keypoints1.tolist(),
         "scores": matches.scores.tolist(),
     }
+
+
+def _reconstruct(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Photos to poses and a dense cloud without SfM; with --map, the dense cloud of a map."""
+    from mapping.reconstruct_scene import ReconstructOptions, reconstruct
+
+    given = given_options(arguments)
+    set_pairs(given, arguments.pairs)
+    matcher = load_chosen_matcher(arguments, given)
+    made = reconstruct(
+        arguments.images,
+        arguments.out,
+        matcher,
+        scene=arguments.map,
+        options=build_checked(ReconstructOptions, given),
+        cameras=given_cameras(arguments.cameras),
+        progress=_progress(arguments),
+    )
+    _say(arguments, made.summary())
+    return made.to_dict()
 
 
 def _relative(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -416,6 +413,25 @@ def _weights(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"path": str(path)}
 
 
+def _convert(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Maps, kapture folders and poses in the form of another system."""
+    from benchmarks.interchange.convert import convert
+
+    refuse_leftover(given_options(arguments))
+    result = convert(
+        arguments.source,
+        arguments.target,
+        queries=arguments.queries,
+        cameras=arguments.cameras,
+        names=arguments.names,
+        keep_folder=arguments.keep_folder,
+        device=arguments.device,
+        progress=_progress(arguments),
+    )
+    _say(arguments, result.text)
+    return result.to_dict()
+
+
 def _info(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a map holds."""
     from mapping import Map
@@ -467,8 +483,10 @@ COMMANDS = {
     "localize": _localize,
     "match": _match,
     "relative": _relative,
+    "reconstruct": _reconstruct,
     "evaluate": _evaluate,
     "benchmark": _benchmark,
+    "convert": _convert,
     "info": _info,
     "train": _train,
     "weights": _weights,

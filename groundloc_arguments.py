@@ -105,6 +105,18 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         )
     _add_matcher(command)
 
+    command = _command(commands, "reconstruct", run["reconstruct"])
+    command.add_argument("images", metavar="IMAGES", help="folder of photos")
+    command.add_argument("out", metavar="OUT", help="folder of the result: model, cloud, depths")
+    command.add_argument("--map", metavar="MAP", help="keep the poses and the frame of this map")
+    command.add_argument("--cameras", metavar="LIST", help="lines 'name MODEL W H params...'")
+    command.add_argument(
+        "--pairs",
+        metavar="HOW",
+        help="exhaustive, retrieval, sequential, or a file of 'name0 name1' lines",
+    )
+    _add_matcher(command)
+
     command = _command(commands, "evaluate", run["evaluate"])
     command.add_argument(
         "poses", metavar="POSES", help="poses.txt; results.jsonl beside it is used"
@@ -162,6 +174,21 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     command.add_argument("action", choices=["convert"], help="the only action")
     command.add_argument("source", metavar="IN", help="official .pth, hub folder or safetensors")
     command.add_argument("target", metavar="OUT", help="NAME.safetensors, or a folder")
+
+    command = _command(commands, "convert", run["convert"])
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a map (to hloc's files), a kapture folder (to a COLMAP model), results.jsonl or "
+        "poses.txt (to hloc's results), or hloc's results (with --names, to poses.txt)",
+    )
+    command.add_argument("target", metavar="TARGET", help="folder or file to write")
+    command.add_argument("--queries", metavar="QUERIES", help="export these with a map")
+    command.add_argument("--cameras", metavar="LIST", help="lines 'name MODEL W H params...'")
+    command.add_argument("--names", metavar="LIST", help="full names of all queries")
+    command.add_argument(
+        "--keep-folder", action="store_true", help="hloc's results with the last folder of a name"
+    )
 
     command = _command(commands, "info", run["info"])
     command.add_argument("map", metavar="MAP", help="folder of the map")
@@ -232,6 +259,19 @@ def set_option(given: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(given, dict):
             raise WrongUseError(f"option '{group}' takes a group of options, got {given!r}")
     given[last] = value
+
+
+def set_pairs(given: dict[str, Any], how: str | None) -> None:
+    """What --pairs says: a method, or a file of pairs."""
+    from typing import get_args
+
+    from mapping.options import PairMethod
+
+    if how in get_args(PairMethod):
+        set_option(given, "pairs.method", how)
+    elif how is not None:
+        set_option(given, "pairs.method", "file")
+        set_option(given, "pairs.file", how)
 
 
 def build_checked(cls: type[T], given: Mapping[str, Any]) -> T:

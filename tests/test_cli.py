@@ -222,6 +222,7 @@ def test_match_and_relative(
         (["train"], 2, "--out"),
         (["train", "--out", "run", "--set", "sed=1"], 2, "did you mean 'seed'"),
         (["weights", "convert", "none.pth", "a.safetensors"], 1, "none.pth"),
+        (["convert", "none", "out"], 1, "no map, no kapture folder"),
     ],
 )
 def test_wrong_use_is_one_line(

@@ -1,5 +1,6 @@
 """Either system goes on from the other's files."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from benchmarks.interchange.export import (
 from benchmarks.interchange.hloc_lists import read_pairs_list
 from benchmarks.interchange.kapture import kapture_model, read_kapture
 from benchmarks.rendered_place import RenderedPlace
+from groundloc import main
 from localize import Localizer, read_poses
 from mapping import Map, MapOptions, build_map
 from mapping.options import PairOptions
@@ -163,3 +165,14 @@ def test_nothing_is_deleted_and_nothing_misread(tmp_path: Path, rendered_map: Pa
     with pytest.raises(InputError, match="queries are exported with a map"):
         convert(tmp_path / "photos", tmp_path / "out", queries=tmp_path)
     assert (tmp_path / "photos" / "mine.jpg").exists()
+
+
+def test_command_line(
+    rendered_map: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["convert", str(rendered_map), str(tmp_path / "hloc"), "--json", "--quiet"]
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == str(tmp_path / "hloc")
+    assert main(arguments) == 0  # an earlier export is replaced
+    assert (tmp_path / "hloc" / PAIRS).is_file()
+    assert not (tmp_path / "hloc" / QUERY_PAIRS).exists()
