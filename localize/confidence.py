@@ -10,8 +10,11 @@ BoolArray = NDArray[np.bool_]
 
 _MAX_EXPECTED = 1e-3  # a chance pose may reach the limit once in a thousand queries
 _CELLS = 16  # of the grid over the photo's longer side
-_HALF_SURE = 20.0  # inliers beyond chance, well spread, at which a pose is as likely right as wrong
-_OUTLIER_WEIGHT = 0.05  # evidence against the pose by a match that it does not explain
+# inliers beyond chance, well spread, at which a pose without outliers is as likely right as wrong
+_HALF_SURE = 40.0
+# evidence against the pose by the root of the number of matches that it does not explain: chance
+# inliers scatter with it; in proportion, a matcher that answers for every keypoint was never sure
+_OUTLIER_WEIGHT = 1.0
 _IMPRECISE = 0.02  # standard deviation in radians, or over the depth, that halves the confidence
 
 
@@ -143,7 +146,7 @@ def pose_confidence(
     evidence = support * beyond_chance
     if evidence == 0 or not math.isfinite(relative_std):
         return 0.0
-    sure = evidence / (evidence + _HALF_SURE + _OUTLIER_WEIGHT * num_outliers)
+    sure = evidence / (evidence + _HALF_SURE + _OUTLIER_WEIGHT * math.sqrt(num_outliers))
     unrivalled = evidence / (evidence + rival_support * beyond_chance)
     precise = 1 / (1 + (relative_std / _IMPRECISE) ** 2)
     return sure * unrivalled * precise

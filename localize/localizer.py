@@ -94,7 +94,9 @@ class Localizer:
         with _timed(timings, "encode"):
             view = (self._quick or self.matcher).encode(self._photo(image))
         known = query_camera(path, view.image_size, camera, name)
-        result = self._localize_view(view, known, name, timings, retrieved)
+        result = self._localize_view(
+            view, known, name, timings, retrieved, last=self._quick is None
+        )
         return self._without_doubt(result, image, known, timings, retrieved)
 
     def localize_all(
@@ -165,7 +167,9 @@ class Localizer:
             camera = query_camera(query.path, view.image_size, query.camera, query.name)
         except InputError as error:
             return failed(query.name, str(error), None, timings)
-        result = self._localize_view(view, camera, query.name, timings, encoded.given)
+        result = self._localize_view(
+            view, camera, query.name, timings, encoded.given, last=self._quick is None
+        )
         return self._without_doubt(result, query.path, camera, timings, encoded.given)
 
     def _without_doubt(
@@ -186,7 +190,7 @@ class Localizer:
         except InputError as error:  # readable a moment ago: removed or replaced meanwhile
             logger.warning("only the quick encoding of '%s' was used: %s", result.name, error)
             return result
-        again = self._localize_view(view, camera, result.name, timings, given)
+        again = self._localize_view(view, camera, result.name, timings, given, last=True)
         return result if result.confidence > again.confidence else again
 
     def _photo(self, image: ImageLike) -> ImageLike:
@@ -205,8 +209,13 @@ class Localizer:
         name: str,
         timings: dict[str, float],
         given: Sequence[str] | None,
+        *,
+        last: bool,
     ) -> Localization:
-        """Two rounds: against the retrieved photos, and against those that see the first pose."""
+        """Two rounds: against the retrieved photos, and against those that see the first pose.
+
+        An encoding that is not the ``last`` one to be tried gets one round only.
+        """
         options = self.options.at_pixel(self.matcher.pixel_px(view))
         with _timed(timings, "retrieve"):
             names = self._retrieved(view, given)
@@ -217,7 +226,8 @@ class Localizer:
                 others = [] if best is None else [best.view]
                 camera = with_pointmap_focal(camera, self.matcher.focal_px(view, others))
         solved = self._round(view, camera, name, names, compared, options, timings)
-        if solved.best is None or solved.result.confidence >= options.second_round_below:
+        sure = solved.result.confidence >= options.second_round_below
+        if solved.best is None or sure or not last:
             return solved.result
         with _timed(timings, "retrieve"):
             more = photos_in_view(

@@ -22,11 +22,11 @@ class LocalizerOptions:
     # a second round matches up to so many map photos that see what the camera sees from the pose
     # of the first but were not retrieved; 0: none
     second_round_photos: int = 5
-    second_round_below: float = 0.8  # only poses of less confidence get a second round
+    second_round_below: float = 0.6  # only poses of less confidence get a second round
     # of a query without a given camera: ask the matcher's point maps for the focal length
     pointmap_focal: bool = True
     # a pose that is hardly better than chance counts as a failure; 0 keeps every pose
-    min_confidence: float = 0.05
+    min_confidence: float = 0.1
     min_shared_points: int = 5  # map points two photos share to show the same place
     num_threads: int = 0  # queries of a stream worked on at a time; 0: as the matcher likes it
     lift: LiftOptions = field(default_factory=LiftOptions)
