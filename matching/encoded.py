@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from matching.errors import InputError
 from matching.network import Encoding
@@ -104,6 +105,21 @@ def pixels_frame(view: View) -> NetworkFrame:
         scale=(view.image_size[0] / width, view.image_size[1] / height),
         offset=(0.0, 0.0),
     )
+
+
+def over_pixels(values: Tensor, view: View) -> Tensor:
+    """A map over the network image, (h, w), as one over the view's pixels, (H, W).
+
+    What the network image was cropped off has the median value.
+    """
+    whole, part = pixels_frame(view), frame_of(view)
+    width, height = whole.image_size
+    corners = part.to_photo(np.array([[0, 0], part.image_size]))
+    (x0, y0), (x1, y1) = np.rint(whole.to_network(corners)).astype(int).tolist()
+    filled = values.median().float().expand(height, width).clone()
+    inner = F.interpolate(values.float()[None, None], (y1 - y0, x1 - x0), mode="bilinear")
+    filled[y0:y1, x0:x1] = inner[0, 0, : height - y0, : width - x0]
+    return filled
 
 
 def stacked(views: Sequence[View], *, num_channels: int, patch_size: int) -> Encoding:

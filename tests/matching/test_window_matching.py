@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
-from matching.encoded import PIXELS, limited, pixels_frame
+from matching.encoded import PIXELS, limited, over_pixels, pixels_frame
 from matching.mast3r import Mast3rMatcher, Mast3rOptions
 from matching.network import PairNetwork
 from matching.network.engine import EngineOptions
 from matching.types import View
 from tests import golden_adapter
 from tests.matching.matcher_suite import textured
+from tests.matching.patch_network import patch_matcher
 
 
 @pytest.fixture(scope="module")
@@ -77,26 +79,40 @@ def test_sizes_of_stored_pixels() -> None:
         assert limited(image, long_side, at_least_px=at_least).shape == (*expected, 3)
 
 
-def test_windows_are_more_accurate_than_the_whole(
-    matcher: Mast3rMatcher, twin_network: PairNetwork, mapped: View
-) -> None:
-    """The same photo twice: matches belong where they started."""
-    query = replace(mapped, keypoints=mapped.keypoints[:0])
-    coarse_matcher = matcher_of(twin_network, coarse_to_fine=False)
+def test_maps_over_the_network_image_fit_the_pixels() -> None:
+    """A square photo of which the network sees the middle 3:4."""
+    arrays = {PIXELS: np.zeros((200, 200, 3), np.uint8), "tokens": np.zeros((35, 1), np.float16)}
+    arrays["frame"] = np.array([64, 48, 6.25, 6.25, 0, 50])
+    view = View(image_size=(400, 400), keypoints=np.zeros((0, 2), np.float32), arrays=arrays)
+    rows = torch.arange(1.0, 13)[:, None].expand(12, 16)
+    filled = over_pixels(rows, view)
+    assert filled.shape == (200, 200)
+    assert filled[0].unique().tolist() == filled[199].unique().tolist() == [6.0]
+    assert filled[26, 100] == 1 and filled[173, 100] == 12
+    assert filled[:, 0].equal(filled[:, 199])
+
+
+def test_windows_are_more_accurate_than_the_whole() -> None:
+    """Two cuts of one picture, of which patches are matched at 1/4 and at 1/2 of its size."""
+    picture = textured(500, 700, seed=2)
+    picture = (picture[:-2] // 3 + picture[1:-1] // 3 + picture[2:] // 3)[:, :640]
+    first, second = picture[:448, :576], picture[33:481, 50:626]
     errors = {}
-    for name, used in (("coarse", coarse_matcher), ("fine", matcher)):
-        found = used.match_views(query, mapped)
+    for coarse_to_fine in (False, True):
+        matcher = patch_matcher(
+            long_side_px=144, fine_side_px=288, coarse_to_fine=coarse_to_fine, num_keypoints=300
+        )
+        (mapped,) = matcher.encode_for_map([first])
+        assert isinstance(mapped, View)
+        found = matcher.match_views(matcher.encode(second), mapped)
         assert found.indices0 is None and found.indices1 is not None
-        assert len(np.unique(found.indices1)) == len(found) > 100
+        assert len(np.unique(found.indices1)) == len(found) > 80
         np.testing.assert_array_equal(found.keypoints1, mapped.keypoints[found.indices1])
         assert (np.diff(found.scores) <= 0).all()
-        error = np.linalg.norm(found.keypoints0 - found.keypoints1, axis=1)
-        right = error < 8
-        # windows of different places look different to random weights: some matches are wrong
-        assert right.mean() > 0.4
-        errors[name] = float(np.median(error[right]))
-    # without subpixel placing a cell is 4 photo pixels wide in the whole, 2 in the windows
-    assert errors["fine"] < 0.65 * errors["coarse"]
+        gap = np.linalg.norm(found.keypoints0 - found.keypoints1 + np.array([50, 33]), axis=1)
+        assert (gap < 4).mean() > 0.7
+        errors[coarse_to_fine] = float(np.median(gap[gap < 4]))
+    assert errors[True] < 0.65 * errors[False]
 
 
 def test_keypoints_of_both_photos_and_of_none(matcher: Mast3rMatcher, mapped: View) -> None:
