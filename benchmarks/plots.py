@@ -11,6 +11,7 @@ from matching.errors import InputError
 from matching.files import PathLike, atomic_file
 from matching.images import read_image
 from matching.matcher import ImageLike
+from matching.pointmap import PairGeometry
 from matching.types import Matches
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -20,10 +21,10 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 # apart from the outliers' red, which also differ in their end marks.
 _LOW_TO_HIGH = np.array([(59, 110, 255), (34, 197, 240), (74, 222, 128), (253, 231, 60)], float)
 _OUTLIER = (255, 56, 92)
-_BACKGROUND = (17, 20, 26)
-_TEXT = (226, 230, 237)
-_GAP_PX = 6  # between the two photos
-_MIN_WIDTH_PX = 640  # of the picture: the legend needs it even under two narrow photos
+BACKGROUND = (17, 20, 26)
+TEXT = (226, 230, 237)
+GAP_PX = 6  # between the two photos
+MIN_WIDTH_PX = 640  # of the picture: the legend needs it even under two narrow photos
 _DIMMED = 0.8  # photos are darkened a little, so that bright lines stand out on white walls
 _SUPERSAMPLING = 2  # lines are drawn this much larger and averaged down: Pillow has no smooth lines
 
@@ -36,6 +37,7 @@ def plot_matches(
     *,
     max_matches: int = 200,
     inlier_mask: NDArray[np.bool_] | None = None,
+    geometry: PairGeometry | None = None,
     photo_size_px: int = 900,
 ) -> None:
     """Draw matches over two photos side by side and write the picture.
@@ -49,6 +51,7 @@ def plot_matches(
             shows the weak ones as well as the best.
         inlier_mask: (M,) True where a match agrees with the geometry. Outliers are then drawn in
             red with crosses at their ends.
+        geometry: Point maps of the two photos; their depths and confidences are drawn below.
         photo_size_px: Longer side of each photo in the picture.
 
     Raises:
@@ -72,6 +75,11 @@ def plot_matches(
         inlier_mask=inlier_mask,
         photo_size_px=photo_size_px,
     )
+    if geometry is not None:
+        from benchmarks.pointmap_pictures import draw_pointmaps, stack  # draws with this file
+
+        maps = draw_pointmaps(geometry, captions=captions, photo_size_px=photo_size_px)
+        picture = stack([picture, maps])
     with atomic_file(path) as temporary:
         picture.save(temporary, format=_FORMATS[suffix], quality=90)
 
@@ -106,12 +114,12 @@ def draw_matches(
     offsets = np.array(
         [
             (0, (height - photos[0].height) // 2),
-            (photos[0].width + _GAP_PX, (height - photos[1].height) // 2),
+            (photos[0].width + GAP_PX, (height - photos[1].height) // 2),
         ],
         float,
     )
-    width = max(photos[0].width + _GAP_PX + photos[1].width, _MIN_WIDTH_PX)
-    canvas = Image.new("RGB", (width, height), _BACKGROUND)
+    width = max(photos[0].width + GAP_PX + photos[1].width, MIN_WIDTH_PX)
+    canvas = Image.new("RGB", (width, height), BACKGROUND)
     for photo, (x, y) in zip(photos, offsets, strict=True):
         canvas.paste(photo.point(lambda value: value * _DIMMED), (int(x), int(y)))
 
@@ -198,7 +206,7 @@ def _add_legend(
 ) -> Image.Image:
     """The canvas with a strip below: names, counts and what the colours mean."""
     font_px = max(11, round(canvas.width / 95))
-    font = _font("".join(captions), font_px)
+    font = picture_font("".join(captions), font_px)
     line_px, margin = round(font_px * 1.7), round(font_px * 0.7)
     summary = f"{len(matches)} matches"
     if inlier_mask is not None:
@@ -206,24 +214,24 @@ def _add_legend(
     if num_drawn < len(matches):
         summary += f" ({num_drawn} drawn)"
 
-    picture = Image.new("RGB", (canvas.width, canvas.height + 2 * line_px + margin), _BACKGROUND)
+    picture = Image.new("RGB", (canvas.width, canvas.height + 2 * line_px + margin), BACKGROUND)
     picture.paste(canvas, (0, 0))
     draw = ImageDraw.Draw(picture)
     y: float = canvas.height + margin / 2
-    starts = (margin, left_width + _GAP_PX + margin)
-    rooms = (left_width, canvas.width - left_width - _GAP_PX)
+    starts = (margin, left_width + GAP_PX + margin)
+    rooms = (left_width, canvas.width - left_width - GAP_PX)
     for start, caption, room in zip(starts, captions, rooms, strict=True):
         text = _shortened(caption, font, room - 2 * margin)
-        draw.text((start, y + line_px / 2), text, fill=_TEXT, font=font, anchor="lm")
+        draw.text((start, y + line_px / 2), text, fill=TEXT, font=font, anchor="lm")
 
     y += 1.5 * line_px
-    draw.text((margin, y), summary, fill=_TEXT, font=font, anchor="lm")
+    draw.text((margin, y), summary, fill=TEXT, font=font, anchor="lm")
     x: float = margin + font.getlength(summary) + 3 * margin
     if len(matches):
         low, high = float(np.min(matches.scores)), float(np.max(matches.scores))
         if high > low:
             text = f"score {low:.3g}"
-            draw.text((x, y), text, fill=_TEXT, font=font, anchor="lm")
+            draw.text((x, y), text, fill=TEXT, font=font, anchor="lm")
             x += font.getlength(text) + margin
             bar_px = 8 * font_px
             for step, color in enumerate(score_colors(np.arange(bar_px, dtype=float))):
@@ -231,15 +239,15 @@ def _add_legend(
                 draw.line([x + step, y - font_px / 2, x + step, y + font_px / 2], fill=fill)
             x += bar_px + margin
             text = f"{high:.3g}"
-            draw.text((x, y), text, fill=_TEXT, font=font, anchor="lm")
+            draw.text((x, y), text, fill=TEXT, font=font, anchor="lm")
             x += font.getlength(text) + 3 * margin
     if inlier_mask is not None and not inlier_mask.all():
         draw.line([x, y, x + 3 * font_px, y], fill=_OUTLIER, width=2)
-        draw.text((x + 3 * font_px + margin, y), "outlier", fill=_TEXT, font=font, anchor="lm")
+        draw.text((x + 3 * font_px + margin, y), "outlier", fill=TEXT, font=font, anchor="lm")
     return picture
 
 
-def _font(text: str, size_px: int) -> Font:
+def picture_font(text: str, size_px: int) -> Font:
     """Pillow's own font, which knows ASCII only; for other names one of the system, if any."""
     if not text.isascii():
         for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"):

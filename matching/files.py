@@ -88,6 +88,14 @@ def atomic_file(path: PathLike) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: PathLike) -> None:
+    """Fail before the work, not after it, where a result cannot be written."""
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 @contextmanager
 def _named_after(target: Path, temporary: Path) -> Iterator[None]:
     """Errors of the system name the target: the caller knows nothing of a temporary file."""

@@ -16,7 +16,7 @@ _MAX_PNP_POINTS = 20_000  # more make RANSAC slower and no better: neighbours ar
 
 @dataclass(frozen=True, kw_only=True)
 class PairGeometry:
-    """Point maps of two views, each in the frames of both cameras; metres with a metric network.
+    """Point maps of two views, each in the frames of both cameras.
 
     Attributes:
         frames: Where the two network images lie in their photos.
@@ -25,6 +25,7 @@ class PairGeometry:
         confidence_in_camera0: Their confidences, each (H, W) float32.
         in_camera1: Points of view 0 and of view 1 in camera 1.
         confidence_in_camera1: Their confidences.
+        metric: Whether the unit is the metre; else it is any, even another one for other views.
     """
 
     frames: tuple[NetworkFrame, NetworkFrame]
@@ -33,6 +34,7 @@ class PairGeometry:
     confidence_in_camera0: tuple[NDArray[np.float32], NDArray[np.float32]]
     in_camera1: tuple[NDArray[np.float32], NDArray[np.float32]]
     confidence_in_camera1: tuple[NDArray[np.float32], NDArray[np.float32]]
+    metric: bool = True
 
     def own_pointmap(self, view: int) -> NDArray[np.float32]:
         """Points of a view (0 or 1) in its own camera, (H, W, 3)."""
