@@ -9,6 +9,7 @@ as in iteratively reweighted least squares. (Dusmanu et al., "Multi-view optimiz
 feature geometry", ECCV 2020, solve the same with flow fields measured around the keypoints.)
 """
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ def refine_keypoints(
     pixel_px: Mapping[str, float],
     num_fixed: Mapping[str, int],
     max_shift: float = 1.5,
+    scratch: Path | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Move keypoints so that their matches agree.
 
@@ -56,6 +58,7 @@ def refine_keypoints(
         pixel_px: Photo to the size of the pixels that the matcher saw, in its own pixels.
         num_fixed: Photo to how many of its first keypoints stay where they are; 0 if missing.
         max_shift: No keypoint moves farther along x or y, in pixels that the matcher saw.
+        scratch: A folder for the matches, which do not fit into memory on large maps.
 
     Returns:
         The keypoints of every photo, in the same order.
@@ -64,18 +67,18 @@ def refine_keypoints(
     counts = np.array([len(keypoints[name]) for name in names], np.int64)
     starts = dict(zip(names, (np.cumsum(counts) - counts).tolist(), strict=True))
     scales = np.repeat([pixel_px.get(name, 1.0) for name in names], counts).astype(np.float32)
-    nodes0, nodes1, gaps = _graph(pairs, starts)
+    graph = _Graph.collect(pairs, starts, scratch)
     movable = np.ones(len(scales), bool)
     for name, fixed in num_fixed.items():
         movable[starts[name] : starts[name] + fixed] = False
-    gaps = gaps / scales[nodes1, None]  # from here on in pixels that the matcher saw
+    # from here on in pixels that the matcher saw
     shifts = np.zeros((len(scales), 2), np.float32)
     for _ in range(_ROUNDS):
         total = np.zeros((len(scales), 2))
         weights = np.full(len(scales), _PRIOR)
-        for start in range(0, len(nodes0), _CHUNK):
-            chunk = slice(start, start + _CHUNK)
-            first, second, gap = nodes0[chunk], nodes1[chunk], gaps[chunk]
+        for start in range(0, len(graph.gaps), _CHUNK):
+            first, second = graph.nodes[start : start + _CHUNK].T
+            gap = graph.gaps[start : start + _CHUNK] / scales[second, None]
             residual = shifts[second] - shifts[first] - gap
             # Cauchy's weight at a scale of one pixel
             weight = 1 / (1 + (residual**2).sum(1))
@@ -97,19 +100,36 @@ def refine_keypoints(
     }
 
 
-def _graph(
-    pairs: Iterable[MeasuredPair], starts: Mapping[str, int]
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-    """Both ends of all matches as numbers over all keypoints, and their gaps."""
-    nodes0, nodes1, gaps = [], [], []
-    for pair in pairs:
-        first, second = (starts[name] for name in pair.names)
-        nodes0.append((pair.rows[:, 0] + first).astype(np.int32))
-        nodes1.append((pair.rows[:, 1] + second).astype(np.int32))
-        gaps.append(pair.gaps)
-    if not gaps:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 2), np.float32)
-    return np.concatenate(nodes0), np.concatenate(nodes1), np.concatenate(gaps)
+@dataclass(frozen=True)
+class _Graph:
+    """All matches: numbers over all keypoints of both ends, and gaps; in a file on large maps."""
+
+    nodes: NDArray[np.int32]  # (M, 2)
+    gaps: NDArray[np.float32]  # (M, 2)
+
+    @staticmethod
+    def collect(
+        pairs: Iterable[MeasuredPair], starts: Mapping[str, int], scratch: Path | None
+    ) -> "_Graph":
+        """Write the matches one pair after the other, into files without a name."""
+        with (
+            tempfile.TemporaryFile(dir=scratch) as nodes,
+            tempfile.TemporaryFile(dir=scratch) as gaps,
+        ):
+            count = 0
+            for pair in pairs:
+                first = np.array([starts[name] for name in pair.names])
+                nodes.write((pair.rows + first).astype(np.int32).tobytes())
+                gaps.write(pair.gaps.astype(np.float32).tobytes())
+                count += len(pair.gaps)
+            if not count:
+                return _Graph(np.zeros((0, 2), np.int32), np.zeros((0, 2), np.float32))
+            nodes.flush()
+            gaps.flush()
+            return _Graph(
+                np.memmap(nodes, np.int32, mode="r", shape=(count, 2)),
+                np.memmap(gaps, np.float32, mode="r", shape=(count, 2)),
+            )
 
 
 def refine_database(
@@ -137,6 +157,7 @@ def refine_database(
             _verified(database, ids, matches),
             pixel_px=pixel_px,
             num_fixed={n: len(keypoints[n]) for n in ids if n not in pixel_px} | dict(num_fixed),
+            scratch=path.parent,
         )
         with pycolmap.DatabaseTransaction(database):
             for name, points in refined.items():

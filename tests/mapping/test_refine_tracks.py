@@ -1,5 +1,7 @@
 """Tests of `mapping/refine_tracks.py` against known truth and against a dense solution."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -118,3 +120,15 @@ def test_nothing_measured_nothing_moved() -> None:
     refined = refine(keypoints, [])
     for name, points in keypoints.items():
         np.testing.assert_array_equal(refined[name], points)
+
+
+def test_matches_are_worked_on_in_parts_from_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keypoints, _, pairs = tracks(150, noise_px=0.3)
+    whole = refine(keypoints, pairs)
+    monkeypatch.setattr("mapping.refine_tracks._CHUNK", 97)
+    parts = refine_keypoints(keypoints, iter(pairs), pixel_px={}, num_fixed={}, scratch=tmp_path)
+    for name in NAMES:
+        np.testing.assert_allclose(parts[name], whole[name], atol=1e-4)
+    assert not list(tmp_path.iterdir()), "the files have no names, nothing is left behind"
