@@ -382,7 +382,8 @@ class Mast3rMatcher(Matcher):
                 own, _ = self.engine.decode(
                     self._encoding([view]), self._encoding([partner]), Want(pointmap=True), NOTHING
                 )
-            assert own.pointmap is not None
+            if own.pointmap is None:
+                return None  # a network of descriptors only
             # fields of view from 100 to 19 degrees, the limits of MASt3R's sparse alignment
             focal = focal_from_pointmap(own.pointmap, principal_point, min_focal=0.5, max_focal=3.5)
             focal_lengths += focal.tolist()

@@ -2,20 +2,27 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from localize import Localizer, LocalizerOptions
-from mapping.map import Map
+from mapping import Map, build_map
 from matching.errors import InputError
 from matching.mast3r import Mast3rMatcher, Mast3rOptions
 from matching.network import build_network
 from matching.network.small import small_config
 from matching.types import View
 from tests.localize.synthetic import FakeMap, make_camera, make_place
+from tests.matching.patch_network import patch_matcher
+
+if TYPE_CHECKING:
+    from benchmarks.rendered_place import RenderedPlace
 
 
 def tiny_matcher(weights: str = "a", long_side_px: int = 64) -> Mast3rMatcher:
@@ -81,3 +88,59 @@ def test_a_damaged_encoding_is_skipped_and_the_others_go_on(
     assert caplog.text.count("'place0/1.jpg' is skipped") == 1
     # its point maps were asked for the focal length, together with the best photo
     assert [r.camera_source for r in results] == ["given", "pointmap"]
+
+
+def damage(features: Path, name: str) -> None:
+    """Flip one byte in the middle of a photo's encoding."""
+    with h5py.File(features, "r", locking=False) as file:
+        stored = file[f"images/{name}/arrays/tokens"].id
+        place = stored.get_chunk_info(0)
+    content = bytearray(features.read_bytes())
+    content[place.byte_offset + place.size // 2] ^= 0xFF
+    features.write_bytes(bytes(content))
+
+
+def test_a_map_with_a_damaged_photo_goes_on_and_its_check_names_it(
+    rendered_place: "RenderedPlace", tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    matcher = patch_matcher(long_side_px=160)
+    names = rendered_place.map_names[:5]
+    folder = build_map(
+        rendered_place.images,
+        tmp_path / "map",
+        matcher,
+        known_poses=rendered_place.folder / "sparse_gt",
+        image_names=names,
+    ).path
+    damage(folder / "features.h5", names[2])
+    scene = Map.open(folder)
+    problems = scene.check()
+    assert any(names[2] in problem for problem in problems)
+    assert not any(names[0] in problem for problem in problems)
+    options = LocalizerOptions(min_confidence=0.0, second_round_photos=0)
+    loc = Localizer(scene, matcher, options=options)
+    with caplog.at_level(logging.WARNING):
+        results = [
+            loc.localize(rendered_place.images / name, camera)
+            for name, camera in rendered_place.query_cameras.items()
+        ]
+    assert all(set(r.retrieved) == set(names) - {names[2]} for r in results)
+    assert any(r.success for r in results)
+    assert caplog.text.count(f"'{names[2]}' is skipped") == 1
+
+
+def test_a_neural_query_without_intrinsics(rendered_place: "RenderedPlace", tmp_path: Path) -> None:
+    """This network has no point maps: what the map's cameras tell has to do."""
+    matcher = patch_matcher(long_side_px=160)
+    scene = build_map(
+        rendered_place.images,
+        tmp_path / "map",
+        matcher,
+        known_poses=rendered_place.folder / "sparse_gt",
+        image_names=rendered_place.map_names,
+    )
+    name, camera = next(iter(rendered_place.query_cameras.items()))
+    result = Localizer(scene, matcher).localize(rendered_place.images / name)
+    assert result.success, result.reason
+    assert result.camera is not None and result.camera_source == "estimated"
+    assert result.camera.mean_focal_length() == pytest.approx(camera.mean_focal_length(), rel=0.2)
