@@ -46,7 +46,7 @@ class CambridgeOptions(LocalizationOptions):
 
     # folder CambridgeLandmarks_Colmap_Retriangulated_1024px of hloc: its intrinsics (with radial
     # distortion) are used, scaled to the full photos. None: the NVM's focal lengths, without
-    # distortion, as ACE and DSAC* do. Published scores differ by more than half between the two
+    # distortion, as ACE and DSAC* do
     retriangulated: str | None = None
     evaluation: EvaluationOptions = field(
         default_factory=lambda: EvaluationOptions(thresholds=((0.1, 1.0), (0.25, 2.0), (0.5, 5.0)))

@@ -49,7 +49,9 @@ _AFTER = "after general icp:"
 # poses by data set: a run reads the data set to map, to localize and to score
 _computed: dict[Path, dict[str, pycolmap.Rigid3d]] = {}
 _GRID = 24  # points per side that a cutout's pose is computed from
-_MAX_POSE_ERROR_PX = 2.0  # of a cutout of 1600 pixels: its pixels and scan points belong together
+_MIN_POINTS = 24  # of a cutout with a pose: some look out of windows or at a wall too near
+_MAX_POSE_ERROR_PX = 8.0  # of a cutout of 1600 pixels: its pixels and scan points belong together
+_MAX_UNPOSED = 0.1  # more cutouts without a pose are no accident
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,9 @@ def read_inloc(root: Path, options: InlocOptions) -> LocalizationTask:
         names = [name for name in names if name in listed]
     cameras = {name: _cutout_camera(root / name) for name in names}
     poses = _cutout_poses(root, cameras, options.cutout_poses)
+    names = [name for name in names if name in poses]
+    if retrieval is not None:
+        retrieval = {q: [n for n in found if n in poses] for q, found in retrieval.items()}
     return LocalizationTask(
         name="inloc",
         images=root,
@@ -211,15 +216,26 @@ def _cutout_poses(
     if missing:
         logger.info("computing the poses of %d cutouts from their scan points", len(missing))
         with ThreadPoolExecutor(8) as pool:
-            found = pool.map(lambda name: _cutout_pose(root, name, cameras[name]), missing)
-            known.update(zip(missing, found, strict=True))
+            found = list(pool.map(lambda name: _cutout_pose(root, name, cameras[name]), missing))
+        known.update({n: p for n, p in zip(missing, found, strict=True) if p is not None})
+        unposed = [name for name in missing if name not in known]
+        if len(unposed) > _MAX_UNPOSED * len(cameras):
+            raise InputError(
+                f"the scan points of {len(unposed)} of {len(cameras)} cutouts do not project to "
+                f"their pixels, such as those of '{root / unposed[0]}.mat'"
+            )
+        if unposed:
+            logger.warning(
+                "%d cutouts have too few scan points and are left out, such as %s",
+                len(unposed), unposed[0],
+            )  # fmt: skip
     if cache is not None and (missing or not Path(cache).is_file()):
         write_hloc_results(cache, known, line_name=lambda name: name)
-    return known
+    return {name: known[name] for name in cameras if name in known}
 
 
-def _cutout_pose(root: Path, name: str, camera: pycolmap.Camera) -> pycolmap.Rigid3d:
-    """The pose under which the scan points project to their own pixels.
+def _cutout_pose(root: Path, name: str, camera: pycolmap.Camera) -> pycolmap.Rigid3d | None:
+    """The pose under which the scan points project to their own pixels; None if there is none.
 
     The angles in the names are of no published convention; the points are exact.
     """
@@ -231,17 +247,14 @@ def _cutout_pose(root: Path, name: str, camera: pycolmap.Camera) -> pycolmap.Rig
     scale = np.array([camera.width / width, camera.height / height])
     pixels = (np.stack([column, row], axis=-1).reshape(-1, 2) + 0.5) * scale
     seen = np.isfinite(xyz).all(1)
+    if seen.sum() < _MIN_POINTS:
+        return None
     options = pycolmap.AbsolutePoseEstimationOptions()
     options.ransac.max_error = _MAX_POSE_ERROR_PX * max(camera.width / 1600, 0.5)
     options.ransac.random_seed = 0
-    found = None
-    if seen.sum() >= 12:
-        found = pycolmap.estimate_and_refine_absolute_pose(pixels[seen], xyz[seen], camera, options)
+    found = pycolmap.estimate_and_refine_absolute_pose(pixels[seen], xyz[seen], camera, options)
     if found is None or found["num_inliers"] < 0.5 * seen.sum():
-        raise InputError(
-            f"'{root / name}.mat': its {int(seen.sum())} sampled scan points do not project to "
-            f"their pixels with a focal length of {camera.focal_length:.1f}"
-        )
+        return None
     pose: pycolmap.Rigid3d = found["cam_from_world"]
     return pose
 

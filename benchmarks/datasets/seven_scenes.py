@@ -112,6 +112,9 @@ def read_seven_scenes(root: Path, scene: str, options: SevenScenesOptions) -> Lo
     }
     map_names = tuple(frames["train"])
     queries = {name: cameras[name] for name in frames["test"]}
+    if options.map_points == "depth":
+        for name in map_names:
+            existing_file(depth_path(images / name, ".depth.png"), "16-bit depth image")
     return LocalizationTask(
         name=scene,
         images=images,

@@ -101,6 +101,9 @@ def read_twelve_scenes(root: Path, scene: str, options: TwelveScenesOptions) -> 
     cameras = {name: _with_focal(camera, focal_px.get(name)) for name in posed}
     map_names = tuple(splits["train"])
     queries = {name: cameras[name] for name in splits["test"]}
+    if options.map_points == "depth":
+        for name in map_names:
+            existing_file(depth_path(images / name, ".depth.png"), "16-bit depth image")
     return LocalizationTask(
         name=scene.replace("/", "_"),
         images=images,

@@ -147,6 +147,31 @@ def test_inloc_poses_are_computed_once(
     assert dataset.counts["inloc"].map == 9972 and dataset.counts["inloc"].queries == 356
 
 
+def test_inloc_leaves_out_cutouts_without_points(
+    miniature: Miniatures, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scanned = inloc.scan_points
+    empty = mini_inloc.CUTOUTS[2]
+
+    def fewer(root: Path, name: str) -> np.ndarray:
+        return scanned(root, name) * (np.nan if name == empty else 1.0)
+
+    root = miniature("inloc").root
+    monkeypatch.setattr(inloc, "_computed", {})
+    monkeypatch.setattr(inloc, "scan_points", fewer)
+    with pytest.raises(InputError, match=r"1 of 6 cutouts .*DUC_cutout_019_0_30\.jpg\.mat"):
+        read_inloc(root, InlocOptions())
+    monkeypatch.setattr(inloc, "_MAX_UNPOSED", 0.5)
+    pairs = str(root / "pairs-query-netvlad40-temporal.txt")
+    with caplog.at_level(logging.WARNING):
+        task = read_inloc(root, InlocOptions(retrieval_pairs=pairs))
+    assert "1 cutouts have too few scan points" in caplog.text
+    assert task.retrieval is not None and task.reference is not None
+    assert empty not in task.map_names and len(task.map_names) == 5
+    assert all(empty not in found for found in task.retrieval.values())
+    assert task.reference.num_images() == 5
+
+
 def test_inloc_maps_only_what_the_list_names(miniature: Miniatures, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("\n".join(f"{mini_inloc.QUERIES[0]} {n}" for n in mini_inloc.CUTOUTS[1:4]))
@@ -225,6 +250,16 @@ def test_depth_behind_an_edge_is_not_taken() -> None:
     assert np.isnan(z).sum() > 3
     nothing = surface_of_depth(np.full((3, 4), np.nan), K, K, (4, 3), aside, np.eye(4))
     assert np.isnan(nothing).all()
+
+
+def test_depth_that_is_asked_for_must_be_there(miniature: Miniatures, tmp_path: Path) -> None:
+    shutil.copytree(miniature("7scenes").root, tmp_path / "data")
+    (tmp_path / "data" / mini_seven.SCENE / "seq-01/frame-000020.depth.png").unlink()
+    read_seven_scenes(tmp_path / "data", mini_seven.SCENE, SevenScenesOptions())
+    with pytest.raises(InputError, match=r"frame-000020\.depth\.png"):
+        read_seven_scenes(
+            tmp_path / "data", mini_seven.SCENE, SevenScenesOptions(map_points="depth")
+        )
 
 
 def test_both_truths_of_seven_scenes(studio: Studio, tmp_path: Path) -> None:
