@@ -20,7 +20,7 @@ from localize.second_round import photos_in_view
 from localize.solve import Solved, failed, solve
 from localize.stream import in_order
 from mapping.map import Map
-from matching.errors import InputError
+from matching.errors import DamagedEncodingError, InputError
 from matching.files import PathLike
 from matching.images import read_image
 from matching.load import load_matcher
@@ -222,9 +222,7 @@ class Localizer:
         compared: list[_Compared] = []
         if options.pointmap_focal and camera.source != "given" and names:
             with _timed(timings, "focal"):
-                best = self._observed(names[0])
-                others = [] if best is None else [best.view]
-                camera = with_pointmap_focal(camera, self.matcher.focal_px(view, others))
+                camera = with_pointmap_focal(camera, self._focal_px(view, names[0]))
         solved = self._round(view, camera, name, names, compared, options, timings)
         sure = solved.result.confidence >= options.second_round_below
         if solved.best is None or sure or not last:
@@ -241,6 +239,16 @@ class Localizer:
             return solved.result
         again = self._round(view, camera, name, more, compared, options, timings)
         return max(solved, again, key=lambda s: s.rank).result
+
+    def _focal_px(self, view: View, name: str) -> float | None:
+        """What the matcher thinks of the focal length, looking at the best map photo too."""
+        best = self._observed(name)
+        if best is not None:
+            try:
+                return self.matcher.focal_px(view, [best.view])
+            except DamagedEncodingError as error:
+                self._skip(name, error)
+        return self.matcher.focal_px(view)
 
     def _retrieved(self, view: View, given: Sequence[str] | None) -> list[str]:
         if given is None:
@@ -304,7 +312,7 @@ class Localizer:
         try:
             found = self.matcher.match_many(view, [o.view for o in observed])
             return [replace(o, matches=m) for o, m in zip(observed, found, strict=True)]
-        except InputError as error:  # one of them is no encoding of this matcher: which?
+        except DamagedEncodingError as error:  # which one?
             if len(observed) <= 1:
                 for damaged in observed:
                     self._skip(damaged.name, error)

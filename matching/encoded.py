@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from matching.errors import InputError
+from matching.errors import DamagedEncodingError
 from matching.network import Encoding
 from matching.preprocess import NetworkFrame
 from matching.types import View
@@ -131,7 +131,7 @@ def stacked(views: Sequence[View], *, num_channels: int, patch_size: int) -> Enc
         patch_size: Of the network, pixels.
 
     Raises:
-        InputError: Arrays that no such network made.
+        DamagedEncodingError: Arrays that no such network made.
     """
     image_size = frame_of(views[0]).image_size
     names = [name for name in views[0].arrays if name not in _OWN_ARRAYS]
@@ -152,7 +152,7 @@ def _check(view: View, names: Sequence[str], num_channels: int, patch_size: int)
     tokens = view.arrays["tokens"]
     count = (width // patch_size) * (height // patch_size)
     if tokens.shape != (count, num_channels):
-        raise InputError(
+        raise DamagedEncodingError(
             f"an encoding holds tokens {tokens.shape} where ({count}, {num_channels}) belong: it "
             "is damaged or of another network"
         )
@@ -160,7 +160,9 @@ def _check(view: View, names: Sequence[str], num_channels: int, patch_size: int)
         array = view.arrays.get(name)
         if array is None or array.ndim != 3 or height % array.shape[1] or width % array.shape[2]:
             shape = "nothing" if array is None else array.shape
-            raise InputError(f"an encoding is damaged: '{name}' of {width} x {height} is {shape}")
+            raise DamagedEncodingError(
+                f"an encoding is damaged: '{name}' of {width} x {height} is {shape}"
+            )
 
 
 def _view(image_size: tuple[int, int], arrays: dict[str, NDArray]) -> View:

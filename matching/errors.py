@@ -9,6 +9,10 @@ class InputError(ValueError):
     """
 
 
+class DamagedEncodingError(InputError):
+    """A stored encoding that its matcher cannot have made; other photos may be whole."""
+
+
 class MissingPackageError(InputError):
     """An optional package is not installed; the message holds the pip line that helps."""
 

@@ -16,7 +16,7 @@ from localize.lift import LiftOptions, lift_matches
 from localize.pnp import PnPOptions
 from localize.second_round import photos_in_view, points_in_view
 from mapping.retrieval import Retrieved
-from matching.errors import InputError
+from matching.errors import DamagedEncodingError, InputError
 from matching.matcher import Matcher
 from matching.types import Matches, View
 from tests.localize.synthetic import (
@@ -206,7 +206,7 @@ def test_a_photo_that_the_matcher_refuses_is_skipped(caplog: pytest.LogCaptureFi
     class Refusing(TruthMatcher):
         def match_many(self, view: View, others: Any) -> list[Matches]:
             if any(np.array_equal(other.keypoints, refused) for other in others):
-                raise InputError("an encoding is damaged")
+                raise DamagedEncodingError("an encoding is damaged")
             return super().match_many(view, others)
 
     options = LocalizerOptions(second_round_photos=0)
@@ -215,6 +215,27 @@ def test_a_photo_that_the_matcher_refuses_is_skipped(caplog: pytest.LogCaptureFi
         result = loc.localize(photo_of(1), make_camera())
     assert result.success and result.retrieved == tuple(n for n in names if n != names[2])
     assert "place0/2.jpg' is skipped: an encoding is damaged" in caplog.text
+
+
+def test_a_matcher_that_cannot_go_on_ends_with_its_error(tmp_path: Path) -> None:
+    """Memory that does not do is no damage of a photo."""
+    rng = np.random.default_rng(0)
+    scene = make_place(rng)
+    view, _ = query_view(scene, rng)
+
+    class OutOfMemory(TruthMatcher):
+        def match_many(self, view: View, others: Any) -> list[Matches]:
+            raise InputError("the memory of cuda:0 does not do for a network image of 512 x 384")
+
+    Image.fromarray(photo_of(1)).save(tmp_path / "a.png")
+    loc = Localizer(scene, OutOfMemory({1: view}))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the memory of cuda:0"):
+        loc.localize(photo_of(1), make_camera())
+    for threads in (1, 2):
+        options = LocalizerOptions(num_threads=threads)
+        loc = Localizer(scene, OutOfMemory({1: view}), options=options)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="the memory of cuda:0"):
+            loc.localize_all(tmp_path)
 
 
 def test_given_photos_replace_the_retrieval(tmp_path: Path) -> None:
