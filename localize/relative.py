@@ -288,6 +288,8 @@ class _Pair:
         chance = inliers_by_chance(num_matches, probability, sample_size=5)
         needed = max(options.min_inliers, chance + 1)
         num_inliers, num_parallax = int(mask.sum()), self._num_parallax(estimate)
+        # some point maps know shapes but no unit
+        metric = metric and self.geometry is not None and self.geometry.metric
         reason = ""
         if num_inliers < needed:
             reason = f"too few inliers: {num_inliers} of {num_matches} < {needed}"
@@ -297,7 +299,8 @@ class _Pair:
                 "camera explains: the photos were taken from one spot"
             )
         cam1_from_cam0 = np.eye(4)
-        cam1_from_cam0[:3, :3], cam1_from_cam0[:3, 3] = estimate.rotation, estimate.translation
+        cam1_from_cam0[:3, :3] = estimate.rotation
+        cam1_from_cam0[:3, 3] = estimate.translation if metric else direction
         confidence = pose_confidence(
             num_inliers=num_inliers,
             support=spread_inliers(self.pixels0, mask, (camera0.width, camera0.height)),
@@ -309,7 +312,7 @@ class _Pair:
             reason=reason,
             cam1_from_cam0=None if reason else cam1_from_cam0,
             metric=metric and not reason,
-            length_spread=None if reason or baseline is None else baseline.spread,
+            length_spread=None if reason or not metric or baseline is None else baseline.spread,
             camera0=camera0,
             camera1=camera1,
             camera_sources=(self.guess0.source, self.guess1.source),

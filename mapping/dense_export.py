@@ -39,8 +39,8 @@ class DenseReconstruction:
         not_registered: Other photos to the reason.
         num_pairs: Pairs that the network looked at.
         num_points: Points of the cloud.
-        metric: Whether the world is in the network's unit, metres for a metric one; otherwise it is
-            that of the map.
+        metric: Whether the world is in metres by the network's word; otherwise its unit is that of
+            the map, or any.
         error: How little the pairs agree, see `mapping.global_alignment.Alignment`; None for a map.
         seconds: By stage.
         matcher: What predicted the point maps.
@@ -64,7 +64,8 @@ class DenseReconstruction:
 
     def summary(self) -> str:
         """A few lines for people."""
-        unit = "the network's unit (metres)" if self.metric else "the unit of the map"
+        unit = "the unit of the map" if self.error is None else "any unit"
+        unit = "metres by the network's word" if self.metric else unit
         lines = [
             f"reconstruction '{self.path}' with {self.matcher['name']}",
             f"  photos   {self.num_images} with a pose, {len(self.not_registered)} without, "

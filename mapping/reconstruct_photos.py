@@ -208,6 +208,7 @@ class _Photos:
                 continue
             if not edges:
                 self.step = self._grid_step(seen, len(pairs))
+                self.metric = seen.metric
             edges += self._edges(seen, (place[a], place[b]))
             for number, name in enumerate((a, b)):
                 self.frames[name] = seen.frames[number]
@@ -368,7 +369,7 @@ class _Photos:
             not_registered={**self.bad, **missing},
             num_pairs=num_pairs,
             num_points=num_points,
-            metric=True,
+            metric=self.metric,
             error=alignment.error,
             seconds=dict(self.seconds),
             matcher=self.matcher.describe(),

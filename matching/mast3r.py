@@ -342,6 +342,8 @@ class Mast3rMatcher(Matcher):
     def predict(self, view0: View, view1: View) -> PairGeometry | None:
         """Point maps of two views in both cameras' frames; None where a view is blank.
 
+        They are in metres if the network knows the unit of its point maps.
+
         Args:
             view0: First view.
             view1: Second view.
@@ -353,11 +355,11 @@ class Mast3rMatcher(Matcher):
         with self._turn:
             passes = self.engine.decode_symmetric(*encodings, want, want)
         arrays = []
+        unit_m = self.config.point_unit_m
         for prediction in (*passes[0], *passes[1]):
             assert prediction.pointmap is not None and prediction.confidence is not None
-            arrays.append(
-                (prediction.pointmap[0].cpu().numpy(), prediction.confidence[0].cpu().numpy())
-            )
+            points = prediction.pointmap[0] * (1.0 if unit_m is None else unit_m)
+            arrays.append((points.cpu().numpy(), prediction.confidence[0].cpu().numpy()))
         (map00, conf00), (map10, conf10), (map01, conf01), (map11, conf11) = arrays
         return PairGeometry(
             frames=(frame_of(view0), frame_of(view1)),
@@ -366,6 +368,7 @@ class Mast3rMatcher(Matcher):
             confidence_in_camera0=(conf00, conf10),
             in_camera1=(map01, map11),
             confidence_in_camera1=(conf01, conf11),
+            metric=unit_m is not None,
         )
 
     def focal_px(self, view: View, others: Sequence[View] = ()) -> float | None:

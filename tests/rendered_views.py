@@ -84,6 +84,7 @@ class Faults:
     pixel_noise: float = 0.0  # of matches, pixels
     outliers: float = 0.0  # share of matches that are wrong
     scales: float = 0.0  # standard deviation of the logarithm of each pass's scale
+    metric: bool = True  # whether the oracle claims to know the unit
     focal: float = 1.0  # points are bent as if the focal length were this many times the true one
 
 
@@ -163,6 +164,7 @@ class OracleMatcher(Matcher):
             confidence_in_camera0=arrays[1],
             in_camera1=arrays[2],
             confidence_in_camera1=arrays[3],
+            metric=self.faults.metric,
         )
 
     def local_descriptors(self, view: View) -> NDArray[np.float32]:

@@ -46,6 +46,9 @@ class NetworkConfig:
         two_confs: The descriptors have a confidence of their own.
         landscape_only: Batches are stored in landscape layout, portrait images transposed
             (training); False takes every image upright (inference).
+        metres_per_unit: Metres in the unit of the point maps; None where that is any (DUSt3R, and
+            networks trained on scale-normalised points). Not in published checkpoints: MASt3R's
+            unit is the metre.
     """
 
     architecture: Architecture
@@ -66,6 +69,7 @@ class NetworkConfig:
     desc_conf_mode: ActivationMode | None = None
     two_confs: bool = False
     landscape_only: bool = True
+    metres_per_unit: float | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -92,6 +96,8 @@ class NetworkConfig:
             raise InputError("head_type 'catmlp+dpt' needs an output_mode like 'pts3d+desc24'")
         if self.head_type in ("dpt", "catmlp+dpt") and self.dec_depth <= 9:
             raise InputError(f"DPT heads need more than 9 decoder blocks, got {self.dec_depth}")
+        if self.metres_per_unit is not None and not self.metres_per_unit > 0:
+            raise InputError(f"metres_per_unit must be > 0, got {self.metres_per_unit}")
         if self.depth_mode != ("exp", -math.inf, math.inf):
             raise InputError(f"depth_mode must be ('exp', -inf, inf), got {self.depth_mode}")
         for mode in (self.conf_mode, self.desc_conf_mode):
@@ -113,6 +119,13 @@ class NetworkConfig:
     def long_side(self) -> int:
         """Long side of the images the network was trained for, pixels."""
         return max(self.img_size)
+
+    @property
+    def point_unit_m(self) -> float | None:
+        """Metres in the unit of the point maps; None where it is any."""
+        if self.architecture == "AsymmetricMASt3R":
+            return 1.0 if self.metres_per_unit is None else self.metres_per_unit
+        return self.metres_per_unit
 
     def for_inference(self) -> "NetworkConfig":
         """The same network fed with upright images; no parameter depends on the difference."""
@@ -162,6 +175,8 @@ class NetworkConfig:
         """Keyword arguments for the published constructor, as `from_arguments` takes them."""
         values = asdict(self)
         del values["architecture"]
+        if self.metres_per_unit is None:  # as published constructors do not know it
+            del values["metres_per_unit"]
         if self.architecture == "AsymmetricCroCo3DStereo":  # its constructor has no descriptors
             del values["desc_conf_mode"], values["two_confs"]
         return values

@@ -128,6 +128,21 @@ def test_a_turn_on_the_spot_has_no_baseline(
     assert angle < 0.2
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_point_maps_without_a_unit_give_a_direction(
+    views: list[RenderedView], method: RelativeMethod
+) -> None:
+    faults = Faults(pixel_noise=0.2, scales=1.0, metric=False)
+    result = solve(views, (0, 1), faults, "01", method=method)
+    truth = relative(views[0], views[1])
+    assert result.success and not result.metric and result.length_spread is None
+    assert result.cam1_from_cam0 is not None
+    direction = truth[:3, 3] / np.linalg.norm(truth[:3, 3])
+    np.testing.assert_allclose(result.cam1_from_cam0[:3, 3], direction, atol=0.05)
+    still = solve(views, (1, 2), faults, "01", method=method)
+    assert not still.success and "one spot" in still.reason
+
+
 def test_without_point_maps() -> None:
     view0, view1, _ = make_pair(make_camera(), make_camera())
     matcher = TruthMatcher({})
