@@ -257,11 +257,17 @@ class _Build:
             if not database.exists():
                 self.workspace.reserve(database_bytes(shared.keypoints, shared.matches))
                 temporary = self.stages / "database.tmp.db"
-                write_database(temporary, cameras, shared.keypoints, shared.matches)
+                write_database(temporary, cameras, shared.keypoints)
                 posed = None
                 if cam_from_world is not None:
                     posed = posed_reconstruction(temporary, cam_from_world)
-                verify_pairs(temporary, self.options.verification, posed, progress=self.progress)
+                verify_pairs(
+                    temporary,
+                    shared.matches,
+                    self.options.verification,
+                    posed,
+                    progress=self.progress,
+                )
                 if self.options.verification.refine_tracks:
                     refine_database(temporary, shared.matches, pixel_px=pixel_px, num_fixed={})
                 temporary.replace(database)

@@ -1,10 +1,10 @@
 """The COLMAP database of a map: photos, keypoints, matches, verified pairs."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,8 +17,8 @@ from mapping.options import VerificationOptions
 from mapping.pairs import Pair
 from matching.progress import Progress, silent
 
-_VERIFIED_AT_A_TIME = 100  # pairs that COLMAP verifies before it writes them down
-_SECONDS_PER_LOOK = 0.2  # how often the progress is looked up
+# parts in which pairs are verified: each costs COLMAP a look at the whole database
+_MAX_PARTS, _MIN_PAIRS_OF_PART = 100, 50
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,15 @@ def write_database(
     path: Path,
     cameras: MapCameras,
     keypoints: Mapping[str, NDArray[np.float32]],
-    matches: Mapping[Pair, NDArray[np.int64]],
     taken_by: Mapping[str, int] = MappingProxyType({}),
 ) -> None:
-    """Write a new database, or add photos and pairs to an existing one.
+    """Write a new database, or add photos to an existing one; see `verify_pairs` for matches.
 
     Args:
         path: The database file.
         cameras: The camera of each new photo; numbers follow those in the database.
         keypoints: New photo to its keypoints (N, 2); for a photo of the database more keypoints
             than it has, the first ones unchanged.
-        matches: New pair to rows of the keypoints, (M, 2).
         taken_by: New photo to the number of a camera in the database, instead of ``cameras``.
     """
     with pycolmap.Database.open(path) as database:
@@ -70,7 +68,14 @@ def write_database(
                     camera_id = camera_ids[place]
                 ids[name] = _write_image(database, name, camera_id)
                 database.write_keypoints(ids[name], points)
-            for (name0, name1), rows in matches.items():
+
+
+def write_matches(path: Path, matches: Iterable[tuple[Pair, NDArray[np.int64]]]) -> None:
+    """Add pairs, as rows (M, 2) of their photos' keypoints; pairs without matches are left out."""
+    with pycolmap.Database.open(path) as database:
+        ids = {image.name: image.image_id for image in database.read_all_images()}
+        with pycolmap.DatabaseTransaction(database):
+            for (name0, name1), rows in matches:
                 if len(rows):
                     database.write_matches(ids[name0], ids[name1], rows.astype(np.uint32))
 
@@ -104,73 +109,35 @@ def _write_image(database: pycolmap.Database, name: str, camera_id: int) -> int:
 
 def verify_pairs(
     path: Path,
+    matches: Mapping[Pair, NDArray[np.int64]],
     options: VerificationOptions,
     posed: pycolmap.Reconstruction | None = None,
     *,
     progress: Progress = silent,
 ) -> None:
-    """Keep the matches of each pair that fit its geometry.
+    """Write the matches of new pairs, and keep those that fit the geometry of their pair.
+
+    COLMAP tells of no pair before all are verified, so they are given to it bit by bit.
 
     Args:
-        path: The database; pairs that are verified already are left alone.
+        path: The database; pairs that are in it already are left alone.
+        matches: Pair to rows of the keypoints, (M, 2).
         options: Thresholds.
         posed: Known cameras and poses under the database's ids: then a match is checked against
             the epipolar line they give, instead of against geometry estimated from the matches.
         progress: Wraps the loop over pairs.
     """
     two_view = two_view_options(options)
-    pairing = pycolmap.ExistingMatchedPairingOptions(batch_size=_VERIFIED_AT_A_TIME)
-    stop = pycolmap.CancellationToken()
-
-    def verify() -> None:
+    # checking against known poses takes no time worth a bar, but is done again for all every time
+    parts = 1 if posed is not None else _MAX_PARTS
+    size = max(_MIN_PAIRS_OF_PART, -(-len(matches) // parts))
+    pairs = iter(progress(matches.items(), "verifying pairs", len(matches)))
+    while part := list(islice(pairs, size)):
+        write_matches(path, part)
         if posed is None:
-            pycolmap.geometric_verification(
-                path,
-                pairing_options=pairing,
-                two_view_geometry_options=two_view,
-                cancellation_token=stop,
-            )
-        else:
-            pycolmap.guided_geometric_verification(
-                posed,
-                path,
-                pairing_options=pairing,
-                two_view_geometry_options=two_view,
-                cancellation_token=stop,
-            )
-
-    before, total = _count_verified(path), _count(path, "matches")
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(verify)
-        try:
-            steps = _newly_verified(path, running, before)
-            for _ in progress(steps, "verifying pairs", total - before):
-                pass
-        finally:
-            stop.cancel()  # of use only if the loop was interrupted
-        running.result()
-
-
-def _newly_verified(path: Path, running: Future[None], count: int) -> Iterator[int]:
-    """One item per pair that COLMAP has verified since; it tells of them in no other way."""
-    while True:
-        finished = wait([running], timeout=_SECONDS_PER_LOOK).done
-        now = _count_verified(path)
-        yield from range(count, now)
-        count = max(count, now)
-        if finished:
-            return
-
-
-def _count_verified(path: Path) -> int:
-    return _count(path, "two_view_geometries")
-
-
-def _count(path: Path, table: str) -> int:
-    """Rows of a table; COLMAP may be writing, and writes itself into databases it opens."""
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-        (number,) = connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()
-    return int(number)
+            pycolmap.geometric_verification(path, two_view_geometry_options=two_view)
+    if posed is not None:
+        pycolmap.guided_geometric_verification(posed, path, two_view_geometry_options=two_view)
 
 
 def posed_reconstruction(

@@ -216,10 +216,16 @@ class _Extension:
             self.workspace.reserve(size + database_bytes(changed, shared.matches))
             temporary = database.with_name("database.tmp.db")
             shutil.copyfile(self.scene.path / "database.db", temporary)
-            write_database(temporary, cameras, changed, shared.matches, shared_with)
+            write_database(temporary, cameras, changed, shared_with)
             # with all poses known, matches are checked against them; else against each other
             posed = self.start(temporary, changed, known) if len(known) == len(names) else None
-            verify_pairs(temporary, self.options.verification, posed, progress=self.progress)
+            verify_pairs(
+                temporary,
+                shared.matches,
+                self.options.verification,
+                posed,
+                progress=self.progress,
+            )
             if self.options.verification.refine_tracks:
                 fixed = {n: len(points) for n, points in before.items() if n not in names}
                 refine_database(temporary, shared.matches, pixel_px=pixel_px, num_fixed=fixed)

@@ -6,7 +6,7 @@ import numpy as np
 import pycolmap
 import pytest
 
-from mapping.database import MapCameras, write_database
+from mapping.database import MapCameras, write_database, write_matches
 from mapping.depth import join, lift_keypoints, points_from_surfaces
 from matching.errors import InputError
 
@@ -101,7 +101,8 @@ def make_database(folder: Path) -> tuple[Path, dict[str, pycolmap.Rigid3d], np.n
     cameras = MapCameras([camera], dict.fromkeys(names, 0), frozenset({0}))
     rows = np.stack([np.arange(10), np.arange(10)], axis=1)
     path = folder / "database.db"
-    write_database(path, cameras, keypoints, {names: rows})
+    write_database(path, cameras, keypoints)
+    write_matches(path, [(names, rows)])
     with pycolmap.Database.open(path) as database:
         geometry = pycolmap.TwoViewGeometry()
         geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
