@@ -98,7 +98,7 @@ def read_cambridge(root: Path, scene: str, options: CambridgeOptions) -> Localiz
         query_cameras=queries,
         reference=posed_model(photos["train"]),
         truth={name: pose for name, (_, pose) in (photos["train"] | photos["test"]).items()},
-        retrieval=published_retrieval(options.retrieval_pairs, queries, map_names),
+        retrieval=published_retrieval(options.retrieval_pairs, queries, map_names, scene=scene),
     )
 
 

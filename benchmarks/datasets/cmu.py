@@ -83,6 +83,7 @@ def read_cmu(root: Path, scene: str, options: CmuOptions) -> LocalizationTask:
             options.retrieval_pairs,
             queries,
             map_names,
+            scene=scene,
             rename=lambda n: n.removeprefix(f"{scene}/"),
         ),
         conditions=dict.fromkeys(queries, kind) if kind else {},

@@ -5,12 +5,13 @@ text or binary, optional), ``map.txt`` (one name per line) and ``query.txt`` (``
 ``name MODEL WIDTH HEIGHT PARAMS...``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pycolmap
 
 from benchmarks.datasets.image_lists import read_photo_list
+from benchmarks.datasets.posed_photos import published_retrieval
 from benchmarks.datasets.task import LocalizationDataset, LocalizationTask
 from benchmarks.options import LocalizationOptions
 from mapping.cameras import read_model
@@ -26,7 +27,15 @@ class ColmapOptions(LocalizationOptions):
 def open_colmap(root: Path, options: ColmapOptions) -> LocalizationDataset:
     """The folder as a data set of one scene."""
     name = existing_folder(root, "data set").resolve().name
-    return LocalizationDataset(title=name, scenes=(name,), read=lambda _: read_colmap_folder(root))
+
+    def read(scene: str) -> LocalizationTask:
+        task = read_colmap_folder(root)
+        retrieval = published_retrieval(
+            options.retrieval_pairs, task.query_cameras, task.map_names, scene=scene
+        )
+        return replace(task, retrieval=retrieval)
+
+    return LocalizationDataset(title=name, scenes=(name,), read=read)
 
 
 def read_colmap_folder(root: PathLike) -> LocalizationTask:

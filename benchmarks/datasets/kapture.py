@@ -72,6 +72,10 @@ def read_kapture_scene(root: Path, scene: str, options: KaptureOptions) -> Local
         reference=posed_model(posed) if posed else None,
         truth={**truth, **{name: pose for name, (_, pose) in posed.items()}} if truth else None,
         retrieval=published_retrieval(
-            options.retrieval_pairs, queries, map_names, rename=lambda name: full.get(name, name)
+            options.retrieval_pairs,
+            queries,
+            map_names,
+            scene=scene,
+            rename=lambda name: full.get(name, name),
         ),
     )

@@ -178,14 +178,18 @@ def published_retrieval(
     file: PathLike | None,
     queries: Mapping[str, object] | Sequence[str],
     map_names: Sequence[str],
+    *,
+    scene: str = "",
     rename: Callable[[str], str] = lambda name: name,
 ) -> dict[str, list[str]] | None:
     """A published list of the map photos to compare each query with, in the task's names.
 
     Args:
-        file: A pairs file, or None.
+        file: A pairs file, or None; ``{scene}`` in its path is replaced, as each scene of a data
+            set has its own list.
         queries: Names of the task's queries.
         map_names: Names of its map photos.
+        scene: Name of the scene.
         rename: Name in the list to name in the task.
 
     Returns:
@@ -197,6 +201,7 @@ def published_retrieval(
     """
     if file is None:
         return None
+    file = str(file).replace("{scene}", scene)
     listed = read_pairs_list(file)
     known, wanted = set(map_names), set(queries)
     retrieval: dict[str, list[str]] = {}

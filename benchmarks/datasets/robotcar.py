@@ -96,7 +96,7 @@ def read_robotcar(root: Path, place: str, options: RobotcarOptions) -> Localizat
         reference=reference,
         truth=truth if truth.keys() & queries.keys() else None,
         retrieval=published_retrieval(
-            options.retrieval_pairs, queries, map_names, rename=_file_name
+            options.retrieval_pairs, queries, map_names, scene=place, rename=_file_name
         ),
         conditions={name: PurePosixPath(name).parts[0] for name in queries},
     )

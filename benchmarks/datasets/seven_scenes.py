@@ -123,7 +123,7 @@ def read_seven_scenes(root: Path, scene: str, options: SevenScenesOptions) -> Lo
         reference=posed_model({name: (cameras[name], poses[name]) for name in map_names}),
         truth={name: poses[name] for name in cameras},
         surfaces=_surfaces(images, cameras, poses, options.registration),
-        retrieval=published_retrieval(options.retrieval_pairs, queries, map_names),
+        retrieval=published_retrieval(options.retrieval_pairs, queries, map_names, scene=scene),
     )
 
 

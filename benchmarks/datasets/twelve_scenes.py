@@ -112,7 +112,9 @@ def read_twelve_scenes(root: Path, scene: str, options: TwelveScenesOptions) -> 
         reference=posed_model({name: (cameras[name], poses[name]) for name in map_names}),
         truth={name: poses[name] for name in posed},
         surfaces=_surfaces(images, cameras, poses),
-        retrieval=published_retrieval(options.retrieval_pairs, queries, map_names),
+        retrieval=published_retrieval(
+            options.retrieval_pairs, queries, map_names, scene=scene.replace("/", "_")
+        ),
     )
 
 

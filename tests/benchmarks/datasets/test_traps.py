@@ -34,6 +34,7 @@ from benchmarks.miniatures import seven_scenes as mini_seven
 from benchmarks.miniatures import twelve_scenes as mini_twelve
 from benchmarks.miniatures.studio import Studio, camera_center, pinhole
 from benchmarks.registry import BENCHMARKS
+from benchmarks.rendered_place import RenderedPlace
 from matching.errors import InputError
 from matching.images import image_size
 from tests.benchmarks.miniature_sets import Miniature
@@ -340,6 +341,24 @@ def test_published_lists_cover_more_than_is_scored(
     assert found == {"q1": ["m1"]} and "1 of its map photos" in caplog.text
     with pytest.raises(InputError, match="pairs 'q1' with 'm1', but queries are named like 'x'"):
         published_retrieval(file, ["x"], ["m1"])
+
+
+def test_every_scene_has_its_own_list(miniature: Miniatures, tmp_path: Path) -> None:
+    root, scene = miniature("cambridge").root, mini_cambridge.SCENE
+    pair = f"{mini_cambridge.TEST[0]} {mini_cambridge.TRAIN[4]}"
+    (tmp_path / f"{scene}_top10.txt").write_text(pair)
+    options = CambridgeOptions(retrieval_pairs=str(tmp_path / "{scene}_top10.txt"))
+    task = read_cambridge(root, scene, options)
+    assert task.retrieval == {mini_cambridge.TEST[0]: [mini_cambridge.TRAIN[4]]}
+
+
+def test_own_folders_take_lists_too(rendered_place: RenderedPlace, tmp_path: Path) -> None:
+    query, photo = next(iter(rendered_place.query_cameras)), rendered_place.map_names[3]
+    (tmp_path / "pairs.txt").write_text(f"{query} {photo}")
+    kind = BENCHMARKS["colmap"]
+    options = kind.options(retrieval_pairs=str(tmp_path / "pairs.txt"))
+    dataset = kind.open(rendered_place.folder, options)
+    assert dataset.read(dataset.scenes[0]).retrieval == {query: [photo]}
 
 
 def test_nvm_files_that_are_none(tmp_path: Path) -> None:
