@@ -21,7 +21,7 @@ _INK, _GRID = "#30353d", "#e3e6ea"
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One curve: x rising, y in [0, 1]."""
+    """One curve: x rising, y from 0 to the top of its chart."""
 
     label: str
     x: FloatArray
@@ -30,15 +30,16 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """Shares over something.
+    """Shares or amounts over something.
 
     Attributes:
         title: Above the frame.
         x_label: With its unit.
-        y_label: Of the share.
+        y_label: Of the share or the amount.
         lines: At most seven are told apart.
         log_x: Whether the x axis is logarithmic.
         marks: Places on the x axis to mark with a dashed line: thresholds.
+        y_top: Upper end of the y axis, for amounts; None for shares.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Chart:
     lines: Sequence[Line]
     log_x: bool = False
     marks: Sequence[float] = ()
+    y_top: float | None = None
 
 
 def draw_chart(chart: Chart) -> Image.Image:
@@ -62,12 +64,14 @@ def draw_chart(chart: Chart) -> Image.Image:
         return box[0] + (values - low) / (high - low) * (box[2] - box[0])
 
     def place_y(y: FloatArray | float) -> FloatArray:
-        return box[3] - np.asarray(y, float) * (box[3] - box[1])
+        return box[3] - np.asarray(y, float) / (chart.y_top or 1.0) * (box[3] - box[1])
 
-    for share in np.linspace(0, 1, 6):
-        level = float(place_y(share))
+    levels = _ticks(0.0, chart.y_top, False) if chart.y_top else np.linspace(0, 1, 6).tolist()
+    for value in levels:
+        level = float(place_y(value))
+        text = f"{value:g}" if chart.y_top else f"{value:.0%}"
         draw.line([box[0], level, box[2], level], fill=_GRID, width=_SCALE)
-        draw.text((box[0] - 10 * _SCALE, level), f"{share:.0%}", fill=_INK, font=small, anchor="rm")
+        draw.text((box[0] - 10 * _SCALE, level), text, fill=_INK, font=small, anchor="rm")
     for tick in _ticks(low, high, chart.log_x):
         x = float(place_x(tick))
         draw.line([x, box[1], x, box[3]], fill=_GRID, width=_SCALE)
