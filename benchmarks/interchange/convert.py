@@ -6,7 +6,11 @@ from typing import Any
 
 from benchmarks.datasets.image_lists import read_photo_list
 from benchmarks.interchange.export import HLOC_FILES, export_hloc
-from benchmarks.interchange.hloc_lists import read_hloc_results, write_hloc_results
+from benchmarks.interchange.hloc_lists import (
+    read_hloc_results,
+    write_hloc_results,
+    write_pairs_list,
+)
 from benchmarks.interchange.kapture import kapture_model
 from benchmarks.submissions import bare_name, camera_and_name
 from localize.queries import read_queries
@@ -15,8 +19,10 @@ from mapping.map import Map
 from mapping.workspace import MAP_FILE
 from matching.errors import InputError
 from matching.files import PathLike, atomic_folder
+from matching.hloc_files import rank, read_global_features
 from matching.progress import Progress, silent
 
+_NUM_RETRIEVED = 50  # as hloc's list for Aachen
 _COLMAP_FILES = frozenset(
     f"{part}.{ending}"
     for part in ("cameras", "images", "points3D", "rigs", "frames")
@@ -55,13 +61,15 @@ def convert(
       tool that reads COLMAP.
     * ``results.jsonl`` or ``poses.txt``: hloc's results, bare names, failed queries left out.
     * hloc's results, with ``names``: ``poses.txt`` under the full names.
+    * hloc's global features, with ``names``: the list of the 50 most similar other photos of each
+      query, a retrieval list for benchmarks.
 
     Args:
         source: See above.
         target: Folder or file to write; replaced.
         queries: Photos to export with a map, as `Localizer.localize_all` takes them.
         cameras: Their camera list.
-        names: List of the full names of all queries, for hloc's results.
+        names: List of the full names of all queries, for hloc's results and global features.
         keep_folder: Write the last folder of each name too, as hloc does for data sets whose bare
             names are not unique.
         device: Torch device of the map's matcher.
@@ -77,6 +85,8 @@ def convert(
         text = _convert_map(path, out, queries, cameras, device, progress)
     elif (path / "sensors").is_dir():
         text = _convert_kapture(path, out)
+    elif path.suffix == ".h5" and path.is_file():
+        text = _convert_global_features(path, out, names)
     elif path.is_file() and names is not None:
         poses = read_hloc_results(path, list(read_photo_list(names)))
         count = write_hloc_results(out, poses, line_name=lambda name: name)
@@ -110,6 +120,22 @@ def _convert_map(
         f"{done.num_photos} photos, {done.num_pairs} pairs and {done.num_queries} queries in "
         "hloc's form"
     )
+
+
+def _convert_global_features(path: Path, out: Path, names: PathLike | None) -> str:
+    if names is None:
+        raise InputError(f"'{path}' holds global features: --names tells which are of queries")
+    known = dict(zip(*read_global_features(path), strict=True))
+    queries = list(read_photo_list(names))
+    missing = [name for name in queries if name not in known]
+    if missing:
+        raise InputError(f"'{path}' has no global features of '{missing[0]}'")
+    asked = {name: known.pop(name) for name in queries}
+    if not known:
+        raise InputError(f"'{path}' holds no photo that is no query")
+    ranked = rank(asked, known, _NUM_RETRIEVED)
+    write_pairs_list(out, ranked)
+    return f"the {min(_NUM_RETRIEVED, len(known))} most similar photos of {len(ranked)} queries"
 
 
 def _convert_kapture(path: Path, out: Path) -> str:

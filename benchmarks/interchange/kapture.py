@@ -69,12 +69,13 @@ def read_kapture(folder: Path) -> dict[str, KapturePhoto]:
     return photos
 
 
-def kapture_model(folder: Path, *, with_points: bool = True) -> pycolmap.Reconstruction:
+def kapture_model(folder: Path) -> pycolmap.Reconstruction:
     """The photos of a kapture folder that have a camera and a pose, as a COLMAP model.
+
+    Its keypoints, 3D points and observations are in it where the folder has some.
 
     Args:
         folder: The kapture folder of a map.
-        with_points: Also its keypoints, 3D points and observations, if it has some.
 
     Raises:
         InputError: No such photo, or a malformed file.
@@ -87,7 +88,7 @@ def kapture_model(folder: Path, *, with_points: bool = True) -> pycolmap.Reconst
     if not photos:
         raise InputError(f"'{folder}' has no photo with a known camera and a pose")
     model = posed_model(photos)
-    if with_points and (folder / "reconstruction" / "points3d.txt").is_file():
+    if (folder / "reconstruction" / "points3d.txt").is_file():
         _add_points(model, folder / "reconstruction")
     return model
 

@@ -26,6 +26,7 @@ from localize import Localizer, read_poses
 from mapping import Map, MapOptions, build_map
 from mapping.options import PairOptions
 from matching.errors import InputError
+from matching.hloc_files import write_global_features
 from matching.load import load_matcher
 from tests.benchmarks.miniature_sets import Miniature
 
@@ -109,6 +110,21 @@ def test_results_in_hlocs_form_and_back(tmp_path: Path) -> None:
     convert(tmp_path / "hloc.txt", tmp_path / "back.txt", names=tmp_path / "names.txt")
     for name, pose in read_poses(tmp_path / "back.txt").items():
         np.testing.assert_allclose(pose.matrix(), given[name].matrix(), atol=1e-9)
+
+
+def test_global_features_become_a_retrieval_list(tmp_path: Path) -> None:
+    given = {"q/1.jpg": [0.0, 1.0], "db/1.jpg": [1.0, 0.0], "db/2.jpg": [0.6, 0.8]}
+    write_global_features(
+        tmp_path / "global.h5", {n: np.array(v, np.float32) for n, v in given.items()}
+    )
+    (tmp_path / "queries.txt").write_text("q/1.jpg\n")
+    convert(tmp_path / "global.h5", tmp_path / "pairs.txt", names=tmp_path / "queries.txt")
+    assert read_pairs_list(tmp_path / "pairs.txt") == {"q/1.jpg": ["db/2.jpg", "db/1.jpg"]}
+    (tmp_path / "queries.txt").write_text("q/2.jpg\n")
+    with pytest.raises(InputError, match=r"no global features of 'q/2\.jpg'"):
+        convert(tmp_path / "global.h5", tmp_path / "pairs.txt", names=tmp_path / "queries.txt")
+    with pytest.raises(InputError, match="--names tells"):
+        convert(tmp_path / "global.h5", tmp_path / "pairs.txt")
 
 
 def test_kapture_map_becomes_a_model(miniature: Callable[[str], Miniature], tmp_path: Path) -> None:

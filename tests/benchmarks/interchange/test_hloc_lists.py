@@ -64,7 +64,7 @@ def test_query_lists_come_back(tmp_path: Path) -> None:
 
 def test_results_under_short_and_full_names(tmp_path: Path) -> None:
     poses = {name: pose(k) for k, name in enumerate(NAMES)}
-    with pytest.raises(InputError, match=r"two queries would be called 'frame-000000\.color'"):
+    with pytest.raises(InputError, match=r"two queries would be called 'frame-000000\.color\.png'"):
         write_hloc_results(tmp_path / "r.txt", poses, bare_name)
     assert write_hloc_results(tmp_path / "r.txt", poses, camera_and_name) == 3
     found = read_hloc_results(tmp_path / "r.txt", NAMES)
