@@ -19,7 +19,8 @@ from matching.progress import Progress, silent
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-# photo to the world point of each pixel of a grid over it, (H, W, 3), NaN where nothing is known
+# photo to the world point of each pixel of a grid over it, (H, W, 3), NaN where nothing is known;
+# the grid may be smaller than the photo
 Surfaces = Callable[[str], NDArray[np.float32]]
 
 # points farther apart than this times their distance from the camera lie on different surfaces:

@@ -18,9 +18,10 @@ from benchmarks.datasets.posed_photos import (
     read_matrix,
 )
 from benchmarks.datasets.pseudo_truth import find_pseudo_truth, read_pseudo_truth
-from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, SceneCounts, Surfaces
+from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, SceneCounts
 from benchmarks.evaluate import EvaluationOptions
 from benchmarks.options import LocalizationOptions
+from mapping.depth import Surfaces
 from matching.errors import InputError
 from matching.files import existing_file, existing_folder, text_lines
 from matching.images import image_size

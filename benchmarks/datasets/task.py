@@ -4,16 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import pycolmap
-from numpy.typing import NDArray
 
 from benchmarks.submissions import SubmissionFormat
+from mapping.depth import Surfaces
 from matching.errors import InputError
-
-# Name of a map photo to the world point of each of its pixels: (H, W, 3) float32, NaN where nothing
-# is known. The grid may be smaller than the photo; it covers the same view.
-Surfaces = Callable[[str], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)

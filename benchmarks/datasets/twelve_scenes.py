@@ -21,9 +21,10 @@ from benchmarks.datasets.posed_photos import (
     read_matrix,
 )
 from benchmarks.datasets.pseudo_truth import find_pseudo_truth, read_pseudo_truth
-from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, Surfaces
+from benchmarks.datasets.task import LocalizationDataset, LocalizationTask
 from benchmarks.evaluate import EvaluationOptions
 from benchmarks.options import LocalizationOptions
+from mapping.depth import Surfaces
 from matching.errors import InputError
 from matching.files import existing_file, existing_folder, text_lines
 
