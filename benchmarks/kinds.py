@@ -3,21 +3,29 @@
 Each kind tells the runner what its units of work are, predicts one of them, and scores them all.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.datasets.pair_task import PairSet, PairsOptions
-from benchmarks.datasets.task import LocalizationDataset, SceneCounts
+from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, SceneCounts
 from benchmarks.jobs import Job
-from benchmarks.localization import MapSummary, claim_folder, localize_task, map_task, seed_runs
+from benchmarks.localization import (
+    MapSummary,
+    claim_folder,
+    localize_task,
+    map_task,
+    read_claim,
+    seed_runs,
+)
 from benchmarks.options import LocalizationOptions
+from benchmarks.pair_scores import score_all_seeds
 from benchmarks.plan import Check, Count, Plan, count_map_pairs, measure
-from benchmarks.relative import match_pairs, score_pairs
+from benchmarks.relative import match_pairs
 from benchmarks.scores import read_predictions, scene_folder, score_localization
 from benchmarks.shards import Part, Unit, units_of
+from mapping.map import Map
 from matching.errors import InputError
 from matching.matcher import Matcher
 from matching.options import options_as_dict
@@ -101,18 +109,11 @@ class LocalizationBenchmark:
         pass  # each scene's folder is claimed when its map is known
 
     def prepare(self, job: Job, unit: Unit, matcher: Matcher, progress: Progress) -> None:
-        dataset, folder = self._dataset(job), self._folder(job, unit.scene)
-        task = dataset.read(unit.scene).first_queries(job.limit)
-        folder.mkdir(parents=True, exist_ok=True)
-        scene = map_task(task, folder, matcher, job.options, progress=progress)
-        MapSummary.of(scene).write(folder)
+        self._map(job, unit.scene, matcher, progress)
 
     def predict(self, job: Job, unit: Unit, matcher: Matcher, progress: Progress) -> None:
-        dataset, folder = self._dataset(job), self._folder(job, unit.scene)
-        task = dataset.read(unit.scene).first_queries(job.limit)
-        folder.mkdir(parents=True, exist_ok=True)
-        scene = map_task(task, folder, matcher, job.options, progress=progress)
-        MapSummary.of(scene).write(folder)
+        task, scene = self._map(job, unit.scene, matcher, progress)
+        folder = self._folder(job, unit.scene)
         for run_folder, options in seed_runs(job.options, folder):
             localize_task(
                 task, scene, run_folder, matcher, options, part=unit.part, progress=progress
@@ -177,6 +178,16 @@ class LocalizationBenchmark:
         notes = [*dataset.notes, *(f"scene {name} is not there" for name in absent)]
         return Check(title=dataset.title, counts=counts, notes=notes)
 
+    def _map(
+        self, job: Job, name: str, matcher: Matcher, progress: Progress
+    ) -> tuple[LocalizationTask, Map]:
+        """A scene and its map, which is made if it is not there."""
+        task, folder = self._dataset(job).read(name), self._folder(job, name)
+        folder.mkdir(parents=True, exist_ok=True)
+        scene = map_task(task, folder, matcher, job.options, progress=progress)
+        MapSummary.of(scene).write(folder)
+        return task.first_queries(job.limit), scene
+
     def _dataset(self, job: Job) -> LocalizationDataset:
         return self.open(job.root, job.options)
 
@@ -220,9 +231,9 @@ class PairsBenchmark:
 
     def score(self, job: Job, method: str, progress: Progress) -> Scores:
         pair_set = self._pair_set(job)
-        report = score_pairs(pair_set, job.out / "matches", job.options, progress=progress)
-        made_by = json.loads((job.out / "options.json").read_text(encoding="utf-8"))
-        return replace(report, options={**report.options, "matcher": made_by["matcher"]})
+        report = score_all_seeds(pair_set, job.out / "matches", job.options, progress=progress)
+        matcher = read_claim(job.out)["matcher"]
+        return replace(report, options={**report.options, "matcher": matcher})
 
     def plan(self, job: Job, shard: Part, matcher: Matcher) -> Plan:
         pair_set = self._pair_set(job)

@@ -20,6 +20,7 @@ from benchmarks.datasets.mapfree import (
 )
 from benchmarks.line_chart import Chart, Line
 from benchmarks.markdown import table
+from benchmarks.summary import percentile_intervals
 from matching.files import PathLike, write_text_atomic
 
 Track = Literal["single", "multi"]
@@ -266,14 +267,7 @@ def _intervals(scenes: Sequence[SceneErrors], num_resamples: int) -> dict[str, t
             )
         for key, value in aggregate(resampled).items():
             draws.setdefault(key, []).append(value)
-    return {
-        key: (
-            float(np.nanquantile(values, 0.025, method="lower")),
-            float(np.nanquantile(values, 0.975, method="higher")),
-        )
-        for key, values in draws.items()
-        if np.isfinite(values).any()
-    }
+    return percentile_intervals(draws)
 
 
 def _plain(value: float) -> float | None:

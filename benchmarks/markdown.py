@@ -92,8 +92,19 @@ def _pairs_tables(report: PairsReport) -> list[str]:
     rows = [("", ""), ("pairs", f"{report.num_pairs}, {report.num_estimated} with a pose")]
     for limit, area in (report.auc_deg or {}).items():
         rows.append((f"AUC at {limit} deg", f"{100 * area:.1f} %"))
+    for limit, ends in report.intervals.items():
+        rows.append((f"95 % interval of the AUC at {limit} deg", _interval(ends)))
+    for limit, areas in report.seeds.items():
+        rows.append((f"AUC at {limit} deg over RANSAC seeds", _interval((min(areas), max(areas)))))
     rows.append(("matches", f"median {report.median_matches:g}"))
-    return table(rows)
+    lines = table(rows)
+    if report.groups:
+        groups = [["group", "pairs", *(f"AUC at {limit} deg" for limit in report.auc_deg or {})]]
+        for name, values in report.groups.items():
+            cells = [f"{100 * area:.1f} %" for area in values["auc_deg"].values()]
+            groups.append([name, str(values["num_pairs"]), *cells])
+        lines += table(groups)
+    return lines
 
 
 def _published_table(published: Published, label: str, ours: Sequence[str]) -> list[str]:

@@ -220,6 +220,11 @@ class PairsReport:
         median_inliers: Over all pairs.
         seconds_per_pair: Matching two encoded images took so long, mean; kept with the matches.
         options: What produced the results.
+        title: The data set, if it is a known one.
+        published: Key of the published rows to compare with (`benchmarks.published`), or "".
+        groups: Scene or overlap band to its number of pairs and their AUC.
+        intervals: Bootstrap 95 % interval of each AUC.
+        seeds: Each AUC under the several seeds of RANSAC, if there were several.
         per_pair: One score per pair.
         notes: What a reader must know to read the figures right.
     """
@@ -233,6 +238,11 @@ class PairsReport:
     median_inliers: float
     seconds_per_pair: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    published: str = ""
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    seeds: Mapping[str, Sequence[float]] = field(default_factory=dict)
     per_pair: Sequence[PairScore] = ()
     notes: Sequence[str] = ()
 
@@ -256,6 +266,9 @@ class PairsReport:
             limits = " / ".join(self.auc_deg)
             lines.append(f"AUC at {limits} deg  {areas}")
             lines.append(f"median error       {_number(self.median_error_deg, ' deg', 3)}")
+        for name, values in self.groups.items():
+            areas = "  ".join(f"{value:.3f}" for value in values["auc_deg"].values())
+            lines.append(f"  {name:<16} {areas}  ({values['num_pairs']} pairs)")
         if self.precision_2px is not None:
             lines.append(f"within 2 px        {self.precision_2px:.3f} of the matches")
         if self.seconds_per_pair is not None:

@@ -143,16 +143,24 @@ def bootstrap(
         ]
         for key, value in value_of(resampled).items():
             draws.setdefault(key, []).append(value)
+    return percentile_intervals({k: v for k, v in draws.items() if len(v) == num_resamples})
+
+
+def percentile_intervals(
+    draws: Mapping[str, Sequence[float]],
+) -> dict[str, tuple[float, float]]:
+    """Ends of the 95 % interval of resampled values by name; NaN draws are left out."""
     tail = (100 - INTERVAL_PERCENT) / 200
-    return {
-        # "lower" and "higher" pick one of the draws: nothing is interpolated towards infinity
-        key: (
-            float(np.quantile(values, tail, method="lower")),
-            float(np.quantile(values, 1 - tail, method="higher")),
-        )
-        for key, values in draws.items()
-        if len(values) == num_resamples
-    }
+    intervals = {}
+    for key, values in draws.items():
+        known = np.array(values)[~np.isnan(values)]
+        if len(known):
+            # "lower" and "higher" pick one of the draws: nothing is interpolated to infinity
+            intervals[key] = (
+                float(np.quantile(known, tail, method="lower")),
+                float(np.quantile(known, 1 - tail, method="higher")),
+            )
+    return intervals
 
 
 def concatenate(tables: Sequence[ScoreTable]) -> ScoreTable:

@@ -28,7 +28,9 @@ class PairsOptions:
         SCORING: Options that only the scores depend on; matches on disk serve any of them.
     """
 
-    SCORING: ClassVar[tuple[str, ...]] = ("max_error_px", "sweep_px", "seed")
+    SCORING: ClassVar[tuple[str, ...]] = (
+        "max_error_px", "sweep_px", "seed", "num_seeds", "num_bootstrap",
+    )  # fmt: skip
 
     # (width, height) pixels that every photo is scaled to cover and cropped to, turned for portrait
     # photos; None: as it is
@@ -38,8 +40,15 @@ class PairsOptions:
     max_error_px: float = 1.5  # largest epipolar error of an inlier, in the photos as matched
     sweep_px: tuple[float, ...] = ()  # the scores under these largest errors are reported too
     seed: int = 0  # of RANSAC
+    num_seeds: int = 1  # runs of RANSAC, with seeds seed, seed + 1, ...
+    num_bootstrap: int = 0  # resamplings of the pairs for 95 % intervals; 0: none
 
     def __post_init__(self) -> None:
+        if self.num_seeds < 1 or self.num_bootstrap < 0:
+            raise ValueError(
+                f"num_seeds must be at least 1 and num_bootstrap at least 0, got {self.num_seeds} "
+                f"and {self.num_bootstrap}"
+            )
         if self.crop_size is not None and min(self.crop_size) < 16:
             raise ValueError(f"crop_size must be at least 16x16, got {self.crop_size}")
         if self.long_side_px is not None and self.long_side_px < 16:
