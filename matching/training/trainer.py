@@ -8,7 +8,7 @@ same batches as one that never stopped.
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -308,7 +308,8 @@ def _optimizer(
 
 def _initial_state(options: TrainOptions) -> Mapping[str, Tensor]:
     checkpoint = read_checkpoint(options.initial_weights)
-    if checkpoint.config != options.network.config():
+    # the unit of the point maps is found after a training and changes no layer
+    if replace(checkpoint.config, metres_per_unit=None) != options.network.config():
         raise InputError(
             f"'{options.initial_weights}' is of another network than the options' network"
         )

@@ -1,0 +1,76 @@
+"""The weights that come with the package."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from matching import bundled
+from matching.bundled import BUNDLED, bundled_weights
+from matching.errors import InputError
+from matching.load import known_matchers, load_matcher
+from matching.training.batch import PairWorld
+from matching.training.samples import project
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the bundled model that may be damaged."""
+    original = BUNDLED["small"]
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(original.with_suffix(suffix), tmp_path)
+    file = tmp_path / original.name
+    monkeypatch.setattr(bundled, "BUNDLED", {"small": file})
+    return file
+
+
+def test_the_bundled_model_is_whole_and_has_its_card() -> None:
+    file = bundled_weights("small")
+    assert file.stat().st_size <= 32 * 2**20
+    assert "small" in known_matchers()
+    card = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    assert (file.parents[2] / card["config"]).exists()
+    assert "no real image" in (file.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_an_unharmed_copy_is_taken(copy: Path) -> None:
+    assert bundled_weights("small") == copy
+
+
+def test_changed_weights_are_refused(copy: Path) -> None:
+    content = bytearray(copy.read_bytes())
+    content[-1] ^= 1
+    copy.write_bytes(content)
+    with pytest.raises(InputError, match=r"small\.safetensors' is damaged"):
+        load_matcher("small")
+
+
+def test_half_an_installation_is_named(copy: Path) -> None:
+    copy.unlink()
+    with pytest.raises(InputError, match=r"small\.safetensors' is missing"):
+        load_matcher("small")
+    copy.with_suffix(".json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"small\.json' is missing or damaged"):
+        load_matcher("small")
+
+
+def test_it_matches_places_it_never_saw_at_any_shape() -> None:
+    """Small rendered photos; real ones are for `benchmark pairs`."""
+    world = PairWorld("cpu", textures_per_style=1, texture_size=128, texture_seed=77)
+    for width, height in ((224, 160), (128, 224), (256, 96)):
+        matcher = load_matcher("small", options={"long_side_px": max(width, height)})
+        batch = world(1, pairs=1, image_size=(width, height), difficulty=0.2)
+        images = (batch.images[0].permute(0, 2, 3, 1) * 255).byte().numpy()
+        matches = matcher.match_views(matcher.encode(images[0]), matcher.encode(images[1]))
+        keypoints0, keypoints1 = (
+            torch.from_numpy(k) - 0.5 for k in (matches.keypoints0, matches.keypoints1)
+        )
+        pixels = keypoints0.round().long().clamp_min(0)
+        pixels = pixels.minimum(torch.tensor([width - 1, height - 1]))
+        positions, visible = project(batch, 0, pixels[None])
+        errors = (positions[0] + (keypoints0 - pixels) - keypoints1).norm(dim=-1)
+        right = visible[0] & (errors < 2)
+        assert len(right) > 200
+        assert float(right.float().mean()) > 0.9
