@@ -240,6 +240,7 @@ def _write_report(
             query.name: query.path for query in read_queries(arguments.queries, arguments.cameras)
         },
         map_images=arguments.map_images,
+        matcher=localizer.matcher,
         progress=_progress(arguments),
     )
     _wrote(file)

@@ -21,6 +21,9 @@ TRUTH_COLOR = "#f59e0b"
 FAILURE_COLOR = "#e5484d"
 POINT_COLOR = "#94a3b8"
 GRID_COLOR = "rgba(128,128,128,0.25)"
+# ticks of a logarithmic axis within a power of ten: the first that give enough of them are taken
+_LOG_STEPS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 8))
+_MIN_TICKS, _MAX_TICKS = 3, 7
 GRID_COLOR_3D = "#a3adba"  # WebGL axes ignore transparency
 
 
@@ -129,7 +132,7 @@ def error_figure(errors: Sequence[float], quantity: str, unit: str) -> go.Figure
     )
     axis: dict[str, Any] = {"title": {"text": f"{quantity} ({unit})"}, "gridcolor": GRID_COLOR}
     if len(finite) and finite[0] > 0:
-        axis |= {"type": "log"} | _log_ticks(float(finite[0]), float(finite[-1]))
+        axis |= {"type": "log"} | _log_axis(float(finite[0]), float(finite[-1]))
     figure.update_xaxes(**axis)
     figure.update_yaxes(
         title={"text": "share of queries"},
@@ -171,12 +174,27 @@ def timing_figure(timings_s: Sequence[Mapping[str, float]]) -> go.Figure:
     return figure
 
 
-def _log_ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks written out as plain numbers; plotly would shorten 0.2, 0.5, 1 to 2, 5, 1."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1, 2, 5) if last - first <= 2 else (1,)
-    values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
-    return {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
+def _log_axis(low: float, high: float) -> dict[str, Any]:
+    """Range and ticks, written out as plain numbers; plotly would shorten 0.2, 0.5, 1 to 2, 5, 1.
+
+    The range is a factor of two at least, so that one query or a few alike ones have an axis too.
+    """
+    middle = (math.log10(low) + math.log10(high)) / 2
+    half = 0.54 * max(math.log10(high / low), math.log10(2))
+    first, last = 10 ** (middle - half), 10 ** (middle + half)
+    powers = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
+    values: list[float] = []
+    for steps in _LOG_STEPS:
+        values = [step * 10.0**power for power in powers for step in steps]
+        values = [value for value in values if first <= value <= last]
+        if len(values) >= _MIN_TICKS:
+            break
+    values = values[:: -(-len(values) // _MAX_TICKS)]  # labels must not run into each other
+    return {
+        "range": [middle - half, middle + half],
+        "tickvals": values,
+        "ticktext": [f"{value:.6g}" for value in values],
+    }
 
 
 def _centres(poses: Any) -> FloatArray:
@@ -282,8 +300,11 @@ def _viewpoint(poses: Sequence[pycolmap.Rigid3d], points: FloatArray) -> dict[st
         forward = axes[0, :, 2] - up * (axes[0, :, 2] @ up)
     norm = np.linalg.norm(forward)
     forward = forward / norm if norm > 1e-6 else axes[0, :, 0]
-    eye = -1.15 * forward + 0.35 * np.cross(forward, up) + 0.7 * up
+    # far enough off that the axes' titles, beyond the corners of the box, are in the picture
+    eye = -1.95 * forward + 0.5 * np.cross(forward, up) + 1.0 * up
     return {
         "up": dict(zip("xyz", up.tolist(), strict=True)),
         "eye": dict(zip("xyz", eye.tolist(), strict=True)),
+        # the near axis with its title is at the bottom, above is the sky
+        "center": dict(zip("xyz", (-0.3 * up).tolist(), strict=True)),
     }

@@ -24,6 +24,7 @@ from benchmarks.report import QueryScore, Report
 from localize import Localization
 from mapping import Map
 from matching.files import PathLike, write_text_atomic
+from matching.matcher import Matcher
 from matching.progress import Progress, silent
 
 
@@ -41,6 +42,7 @@ def write_html_report(
     length_unit: str | None = None,
     error_unit: str = "m",
     truth_name: str = "the truth",
+    matcher: Matcher | None = None,
     options: HtmlReportOptions | None = None,
     progress: Progress = silent,
 ) -> None:
@@ -61,6 +63,7 @@ def write_html_report(
             for one whose scale is arbitrary.
         error_unit: Unit of the report's translation errors.
         truth_name: What the poses were compared with, if it was not the truth.
+        matcher: What made the map; one that predicts point maps has them drawn.
         options: What to draw, see `HtmlReportOptions`.
         progress: Wraps the loop over the drawn queries.
 
@@ -98,6 +101,7 @@ def write_html_report(
             length_unit=error_unit,
             query_images=query_images,
             map_images=map_images,
+            matcher=matcher,
             options=options,
             progress=progress,
         )

@@ -13,12 +13,15 @@ from PIL import Image
 
 from benchmarks.number_text import length, number
 from benchmarks.plots import draw_matches
+from benchmarks.pointmap_pictures import draw_pointmaps
 from benchmarks.report import QueryScore
+from benchmarks.reprojection_pictures import draw_reprojections
 from localize import Localization
 from mapping import Map
 from matching.errors import InputError
 from matching.files import PathLike
 from matching.images import read_image
+from matching.matcher import Matcher
 from matching.progress import Progress
 from matching.types import Matches
 
@@ -31,11 +34,15 @@ class HtmlReportOptions:
     max_matches_drawn: int = 120  # per picture
     max_retrieved_drawn: int = 6  # small pictures of retrieved map photos per query
     max_points: int = 20_000  # of the map, in the 3D view
+    max_points_reprojected: int = 400  # matches whose map points are drawn in a query
     photo_size_px: int = 640  # longer side of a photo in a match picture
     jpeg_quality: int = 80
 
     def __post_init__(self) -> None:
-        for name in ("max_queries_drawn", "max_matches_drawn", "max_retrieved_drawn", "max_points"):
+        for name in (
+            *("max_queries_drawn", "max_matches_drawn", "max_retrieved_drawn"),
+            *("max_points", "max_points_reprojected"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if self.photo_size_px < 16:
@@ -62,6 +69,7 @@ def match_cards(
     length_unit: str,
     query_images: PathLike | Mapping[str, PathLike],
     map_images: PathLike | None,
+    matcher: Matcher | None,
     options: HtmlReportOptions,
     progress: Progress,
 ) -> str:
@@ -86,11 +94,14 @@ def match_cards(
             f'<div class="card" id="{anchor(result.name)}">'
             f"{_card_head(result, scores.get(result.name), length_unit)}"
             f"{_match_picture(scene, result, query, map_images, options)}"
+            f"{_reprojections(scene, result, query, options)}"
+            f"{_pointmaps(scene, result, query, matcher, options)}"
             f"{_retrieved(scene, result, map_images, options, thumbnails)}</div>"
         )
     return (
         '<h2>Matches</h2><p class="muted">Left the photo, right the map photo that shares most '
-        "matches with it. Green: matches the pose explains; red crosses: matches it rejects. Tap a "
+        "matches with it. Dots: matches the pose explains, from blue (least sure) to yellow "
+        "(surest), green where all are alike; red crosses: matches it rejects. Tap a "
         f"picture for its full size.{note}</p>" + "\n".join(cards)
     )
 
@@ -147,6 +158,52 @@ def _match_picture(
     return f'<div class="matches">{_jpeg(picture, alt, options.jpeg_quality)}</div>'
 
 
+def _reprojections(
+    scene: Map, result: Localization, query: PathLike | None, options: HtmlReportOptions
+) -> str:
+    """The query with the map points that its pose projects into it."""
+    photo = _read(scene, query) if result.success else None
+    picture = None
+    if photo is not None:
+        picture = draw_reprojections(
+            photo,
+            scene,
+            result,
+            max_points=options.max_points_reprojected,
+            photo_size_px=options.photo_size_px,
+        )
+    if picture is None:
+        return ""
+    image = _jpeg(picture, f"reprojections in {result.name}", options.jpeg_quality)
+    return _details("Map points as the pose projects them", image)
+
+
+def _pointmaps(
+    scene: Map,
+    result: Localization,
+    query: PathLike | None,
+    matcher: Matcher | None,
+    options: HtmlReportOptions,
+) -> str:
+    """What the network sees in the query and in the map photo that shares most with it."""
+    best = None if matcher is None else best_map_photo(scene, result)
+    photo = None if best is None else _read(scene, query)
+    if matcher is None or best is None or photo is None:
+        return ""
+    seen = matcher.predict(matcher.encode_image(photo), scene.load_view(best.name))
+    if seen is None:
+        return ""
+    picture = draw_pointmaps(
+        seen, captions=(result.name, best.name), photo_size_px=options.photo_size_px
+    )
+    image = _jpeg(picture, f"point maps of {result.name} and {best.name}", options.jpeg_quality)
+    return _details("Point maps of both photos", image)
+
+
+def _details(text: str, image: str) -> str:
+    return f'<details><summary>{text}</summary><div class="matches">{image}</div></details>'
+
+
 @dataclass(frozen=True, kw_only=True)
 class MapPhoto:
     """A map photo with the query's matches that have an observation in it."""
@@ -159,6 +216,9 @@ class MapPhoto:
 def best_map_photo(scene: Map, result: Localization) -> MapPhoto | None:
     """The retrieved map photo that observes most of the inliers (then: of the matches)."""
     best: MapPhoto | None = None
+    scores = np.asarray(result.scores, np.float32)
+    if len(scores) != len(result.points3D_ids):  # results read from a file have none
+        scores = np.ones(len(result.points3D_ids), np.float32)
     for name in result.retrieved:
         point_ids = scene.point3D_ids(name)
         rows_with_point = np.flatnonzero(point_ids >= 0)
@@ -180,7 +240,7 @@ def best_map_photo(scene: Map, result: Localization) -> MapPhoto | None:
             matches=Matches(
                 keypoints0=result.points2D[seen].astype(np.float32),
                 keypoints1=scene.load_view(name).keypoints[rows].astype(np.float32),
-                scores=np.ones(len(rows), np.float32),
+                scores=scores[seen],
             ),
             inlier_mask=mask,
         )

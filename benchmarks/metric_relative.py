@@ -4,8 +4,8 @@ python -m benchmarks.metric_relative --matcher small --photos DIR [--pairs 80] [
 
 Pairs are drawn from the procedural worlds the way training draws them, with seeds that no training
 uses. Rendered photos are kept in DIR. Every second pair also gives one of two photos of different
-places, which have no relative pose: its confidence must be low. Without --matcher sift the matches
-and point maps of a pair are computed once for all ways.
+places, which have no relative pose: its confidence must be low. Matches and point maps of a pair
+are computed once for all ways.
 """
 
 import argparse
@@ -195,6 +195,10 @@ def main() -> None:
     parser.add_argument("--photos", required=True, type=Path, help="folder of rendered photos")
     parser.add_argument("--pairs", type=int, default=80)
     parser.add_argument("--width", type=int, default=512, help="of the photos, pixels")
+    parser.add_argument(
+        "--unknown", nargs="*", default=["essential", "reference", "pointmap"],
+        help="ways that are also measured with unknown cameras",
+    )  # fmt: skip
     parser.add_argument("--max-error-px", type=float, nargs="*", default=[], help="also try these")
     arguments = parser.parse_args()
     matcher = load_matcher(arguments.matcher)
@@ -214,6 +218,8 @@ def main() -> None:
                 for camera, is_given in zip(pair.cameras, given, strict=True)
             )
             for way, options in ways.items():
+                if known != "both" and way not in arguments.unknown:
+                    continue
                 pose = relative_pose(
                     *views,
                     matcher=remembering,  # type: ignore[arg-type]  # the part of one that is used
@@ -223,6 +229,7 @@ def main() -> None:
                 )
                 results.setdefault((known, way), []).append(pose)
         sys.stderr.write(f"\r{len(pairs)} pairs")
+        sys.stderr.flush()
     sys.stderr.write("\n")
     lines = [
         "| cameras known, way | median m | deg | direction deg | length off by | VCRE px | "

@@ -109,7 +109,7 @@ def draw_matches(
         raise ValueError(f"max_matches must be >= 0, got {max_matches}")
     if inlier_mask is not None and inlier_mask.shape != (len(matches),):
         raise ValueError(f"inlier_mask must be ({len(matches)},), got {inlier_mask.shape}")
-    photos = [_fit(image, photo_size_px) for image in (image0, image1)]
+    photos = [fit_photo(image, photo_size_px) for image in (image0, image1)]
     height = max(photo.height for photo in photos)
     offsets = np.array(
         [
@@ -123,7 +123,7 @@ def draw_matches(
     for photo, (x, y) in zip(photos, offsets, strict=True):
         canvas.paste(photo.point(lambda value: value * _DIMMED), (int(x), int(y)))
 
-    rows = _evenly_spread(len(matches), max_matches)
+    rows = evenly_spread(len(matches), max_matches)
     scales = [
         np.array([photo.width / image.shape[1], photo.height / image.shape[0]])
         for photo, image in zip(photos, (image0, image1), strict=True)
@@ -147,7 +147,7 @@ def score_colors(scores: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.stack(channels, 1).round().astype(np.uint8)
 
 
-def _fit(image: NDArray[np.uint8], longer_side_px: int) -> Image.Image:
+def fit_photo(image: NDArray[np.uint8], longer_side_px: int) -> Image.Image:
     """The photo scaled so that its longer side has the given length."""
     photo = Image.fromarray(image).convert("RGB")
     scale = longer_side_px / max(photo.size)
@@ -155,7 +155,7 @@ def _fit(image: NDArray[np.uint8], longer_side_px: int) -> Image.Image:
     return photo.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def _evenly_spread(count: int, wanted: int) -> NDArray[np.int64]:
+def evenly_spread(count: int, wanted: int) -> NDArray[np.int64]:
     """``wanted`` rows of ``count``, evenly spaced, the first always among them."""
     wanted = min(count, wanted)
     return (np.arange(wanted) * count / max(wanted, 1)).astype(np.int64)

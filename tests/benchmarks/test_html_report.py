@@ -21,9 +21,13 @@ from benchmarks.figures import error_figure, map_figure, timing_figure
 from benchmarks.html_report import write_html_report
 from benchmarks.match_cards import HtmlReportOptions, best_map_photo, drawn_queries
 from benchmarks.number_text import length, number, seconds_text, threshold
+from benchmarks.reprojection_pictures import draw_reprojections
 from localize import Localization, Localizer
 from mapping import Map, build_map
+from matching.pointmap import PairGeometry
+from matching.types import View
 from tests.benchmarks.fakes import LocalizingMatcher
+from tests.benchmarks.test_pointmap_pictures import geometry
 from tests.mapping.fakes import FakeWorld
 
 ODD_NAME = 'a <b>&"é ü.png'
@@ -200,9 +204,57 @@ def test_without_truth_or_map_photos_the_page_says_less(run: Run, tmp_path: Path
     text, page = write(run, tmp_path, report=None, truth=None, map_images=tmp_path / "moved")
     assert "Accuracy" not in text and "position error" not in text
     assert set(page.figures()) == {"figure-map", "figure-time"}
-    assert len(page.pictures) == 3  # the photos alone
+    # the photos alone, and what needs no map photo: reprojections in the two that were localized
+    assert len(page.pictures) == 3 + 2
+    assert text.count("Map points as the pose projects them") == 2
     assert "cannot be read, so no matches are drawn" in text
     write(run, tmp_path, map_images=None, query_images={})  # photos of nothing at hand
+
+
+def test_matches_have_their_confidence_and_the_network_its_say(run: Run, tmp_path: Path) -> None:
+    best = best_map_photo(run.scene, run.results[ODD_NAME])
+    assert best is not None and np.ptp(best.matches.scores) > 0
+    stored = dataclasses.replace(run.results[ODD_NAME], scores=np.zeros(0, np.float32))
+    unscored = best_map_photo(run.scene, stored)
+    assert unscored is not None and (unscored.matches.scores == 1).all()
+
+    class Seeing(LocalizingMatcher):
+        def predict(self, view0: View, view1: View) -> PairGeometry:
+            return geometry((64, 48), (64, 48))
+
+    plain, page = write(run, tmp_path)
+    text, with_maps = write(run, tmp_path, matcher=Seeing(run.world))
+    assert text.count("Point maps of both photos") == 2  # of the two that were localized
+    assert len(with_maps.pictures) == len(page.pictures) + 2
+    assert "Point maps" not in plain
+
+
+def test_reprojections_are_drawn_where_the_points_project(run: Run) -> None:
+    result = run.results[ODD_NAME]
+    photo = np.full((480, 640, 3), 128, np.uint8)
+    picture = draw_reprojections(photo, run.scene, result, photo_size_px=640)
+    assert picture is not None
+    green = (np.asarray(picture)[:480].astype(int) @ [-1, 2, -1]) > 100
+    marked = result.points2D[result.inlier_mask].astype(int)
+    assert green[marked[:, 1].clip(0, 479), marked[:, 0].clip(0, 639)].mean() > 0.5
+    few = draw_reprojections(photo, run.scene, result, max_points=1, photo_size_px=640)
+    assert few is not None
+    assert (np.asarray(few)[:480].astype(int) @ [-1, 2, -1] > 100).sum() < green.sum() / 10
+    assert draw_reprojections(photo, run.scene, run.results[BLACK]) is None
+
+
+@pytest.mark.parametrize(
+    "errors", [[1.2], [0.03] * 3, [0.047, 0.06, 0.063, 0.14], [0.002, 0.5, 300], [1.04, 4.1]]
+)
+def test_axes_of_few_queries_have_ticks_apart(errors: list[float]) -> None:
+    axis = error_figure(errors, "error", "cm").layout.xaxis
+    low, high = axis.range
+    assert 10**low < min(errors) and max(errors) < 10**high
+    places = np.log10(axis.tickvals)
+    assert 2 <= len(places) <= 7
+    assert low <= places.min() and places.max() <= high
+    assert np.diff(places).min() > 0.06 * (high - low)
+    assert [float(text) for text in axis.ticktext] == pytest.approx(list(axis.tickvals))
 
 
 def test_no_queries_and_one_that_is_no_photo(run: Run, tmp_path: Path) -> None:
