@@ -18,7 +18,7 @@ from mapping.finish import finish_map
 from mapping.info import image_identity, map_identity
 from mapping.inputs import Poses, given_cameras, hash_inputs, read_known_poses
 from mapping.map import Map
-from mapping.options import MapOptions
+from mapping.options import MapOptions, ReconstructionOptions
 from mapping.pair_matches import match_pairs
 from mapping.pairs import Pair, read_pairs, resolve_method, select_pairs
 from mapping.photos import (
@@ -251,6 +251,7 @@ class _Build:
                 pixel_px=pixel_px,
                 scratch=self.workspace.build,
             )
+        seen = self.options.at_pixel(float(np.median([pixel_px[name] for name in names])))
         database = self.stages / "database.db"
         cam_from_world = None if poses is None else {n: poses[n][1] for n in names}
         with self.timed("verify"):
@@ -264,7 +265,7 @@ class _Build:
                 verify_pairs(
                     temporary,
                     shared.matches,
-                    self.options.verification,
+                    seen.verification,
                     posed,
                     progress=self.progress,
                 )
@@ -275,7 +276,9 @@ class _Build:
         with self.timed("reconstruct"):
             num_keypoints = sum(len(points) for points in final.values())
             self.workspace.reserve(result_bytes(num_keypoints))
-            result = self.reconstruct(database, cam_from_world, set(intrinsics))
+            result = self.reconstruct(
+                database, cam_from_world, set(intrinsics), seen.reconstruction
+            )
         features = self.stages / "features.h5"
         with self.timed("store"):
             if not features.exists():
@@ -332,12 +335,12 @@ class _Build:
         database: Path,
         poses: Mapping[str, pycolmap.Rigid3d] | None,
         calibrated: set[str],
+        options: ReconstructionOptions,
     ) -> ReconstructionResult:
         """The model with coloured points, from an earlier run if that completed it."""
         sparse = self.stages / SPARSE
         if sparse.exists():
             return read_result(sparse)
-        options = self.options.reconstruction
         if poses is not None and self.surfaces is not None:
             result = points_from_surfaces(database, poses, self.surfaces, progress=self.progress)
         elif poses is not None:

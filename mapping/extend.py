@@ -25,7 +25,7 @@ from mapping.finish import finish_map
 from mapping.info import image_identity
 from mapping.inputs import Poses, given_cameras, hash_inputs, read_known_poses
 from mapping.map import Map
-from mapping.options import MapOptions
+from mapping.options import MapOptions, ReconstructionOptions
 from mapping.pair_matches import match_pairs
 from mapping.pairs import Pair, unique_pairs
 from mapping.photos import (
@@ -210,6 +210,7 @@ class _Extension:
             if name in names or len(points) != len(before[name])
         }
         known = {name: poses[name][1] for name in names if name in poses}
+        seen = self.options.at_pixel(float(np.median([pixel_px[name] for name in names])))
         database = self.workspace.stages / "database.db"
         if not database.exists():
             size = (self.scene.path / "database.db").stat().st_size
@@ -220,18 +221,14 @@ class _Extension:
             # with all poses known, matches are checked against them; else against each other
             posed = self.start(temporary, changed, known) if len(known) == len(names) else None
             verify_pairs(
-                temporary,
-                shared.matches,
-                self.options.verification,
-                posed,
-                progress=self.progress,
+                temporary, shared.matches, seen.verification, posed, progress=self.progress
             )
             if self.options.verification.refine_tracks:
                 fixed = {n: len(points) for n, points in before.items() if n not in names}
                 refine_database(temporary, shared.matches, pixel_px=pixel_px, num_fixed=fixed)
             temporary.replace(database)
         changed = database_keypoints(database, list(changed))
-        result = self.reconstruct(database, changed, known, names, set(given))
+        result = self.reconstruct(database, changed, known, names, set(given), seen.reconstruction)
         features = self.workspace.stages / "features.h5"
         if not features.exists():
             source = self.scene.path / "features.h5"
@@ -357,12 +354,12 @@ class _Extension:
         known: Mapping[str, pycolmap.Rigid3d],
         names: Sequence[str],
         calibrated: set[str],
+        options: ReconstructionOptions,
     ) -> ReconstructionResult:
         """The map's model with the new photos in it."""
         sparse = self.workspace.stages / SPARSE
         if sparse.exists():
             return read_result(sparse)
-        options = self.options.reconstruction
         num_keypoints = sum(len(points) for points in changed.values())
         num_old = sum(i.num_points2D() for i in self.scene.reconstruction.images.values())
         self.workspace.reserve(result_bytes(num_keypoints + num_old))

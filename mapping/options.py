@@ -1,11 +1,14 @@
 """Options of the offline stage, nested as the stages are; defaults beside their units."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 PairMethod = Literal["auto", "exhaustive", "retrieval", "sequential", "poses", "file"]
 CameraMode = Literal["auto", "single", "per_folder", "per_image"]
 SfmMethod = Literal["incremental", "global"]
+
+# networks place matches to about 0.4 of the pixels they see (facades and rendered rooms)
+_MATCHER_PIXELS = 1.5
 
 
 def _at_least(options: object, **limits: float) -> None:
@@ -61,7 +64,9 @@ class RetrievalOptions:
 class VerificationOptions:
     """Which matches of a pair survive, and how free pixels become keypoints."""
 
-    max_error_px: float = 4.0  # largest distance of a match to its epipolar line
+    # largest distance of a match to its epipolar line; 1.5 pixels of what the matcher saw if that
+    # is more, as for large photos that a network sees shrunken
+    max_error_px: float = 4.0
     min_inliers: int = 15  # pairs with fewer consistent matches are dropped
     min_score: float = 0.0  # matches scored lower by the matcher are ignored
     # free pixels of a photo closer than this to a keypoint, or to each other, become one keypoint;
@@ -85,7 +90,8 @@ class ReconstructionOptions:
     camera_model: str = "SIMPLE_RADIAL"  # of photos whose intrinsics are not given
     camera_mode: CameraMode = "auto"  # which photos share unknown intrinsics
     min_triangulation_angle_deg: float = 1.5  # points seen under a smaller angle are dropped
-    max_reprojection_error_px: float = 4.0  # observations further off are dropped
+    # observations further off are dropped; 1.5 pixels of what the matcher saw if that is more
+    max_reprojection_error_px: float = 4.0
     keep_two_view_points: bool = False  # points seen by two photos only
     # of cameras whose intrinsics are not given and that took at least 5 photos of the map
     refine_principal_point: bool = True
@@ -118,3 +124,16 @@ class MapOptions:
     # turn photos as their EXIF orientation says; None: not with known poses, as COLMAP models mean
     # the stored pixels, else yes. A finished map's options say which of the two it was.
     apply_exif_orientation: bool | None = None
+
+    def at_pixel(self, pixel_px: float) -> "MapOptions":
+        """The options for photos of which the matcher saw pixels of this size, in photo pixels."""
+        least = _MATCHER_PIXELS * pixel_px
+        verification, reconstruction = self.verification, self.reconstruction
+        return replace(
+            self,
+            verification=replace(verification, max_error_px=max(verification.max_error_px, least)),
+            reconstruction=replace(
+                reconstruction,
+                max_reprojection_error_px=max(reconstruction.max_reprojection_error_px, least),
+            ),
+        )

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pycolmap
 import pytest
+from PIL import Image
 
 from benchmarks.rendered_place import RenderedPlace
 from localize import Localizer
@@ -121,6 +123,34 @@ def test_other_weights_are_refused_by_their_hash(scene: Map) -> None:
     with pytest.raises(InputError, match=r"'options\.long_side_px' differs .* 160, .* 320"):
         scene.check_matcher(finer)
     scene.check_matcher(patch_matcher(long_side_px=160, pixel_tol_px=3.0))
+
+
+def test_limits_of_errors_grow_with_the_pixels_that_the_matcher_saw() -> None:
+    options = MapOptions(verification=VerificationOptions(max_error_px=5.0))
+    assert options.at_pixel(1.0) == options
+    large = options.at_pixel(8.0)  # 12 megapixels seen at 512
+    assert large.verification.max_error_px == large.reconstruction.max_reprojection_error_px == 12
+    middle = options.at_pixel(3.0)
+    assert middle.verification.max_error_px == 5.0
+    assert middle.reconstruction.max_reprojection_error_px == 4.5
+
+
+def test_a_photo_seen_much_smaller_than_it_is(
+    rendered_place: RenderedPlace, scene: Map, tmp_path: Path
+) -> None:
+    """Photos four times as large, of which the network sees as little as before."""
+    for name in rendered_place.map_names:
+        target = tmp_path / "large" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(rendered_place.images / name) as photo:
+            photo.resize((1280, 960), Image.Resampling.BICUBIC).save(target, quality=95)
+    poses = pycolmap.Reconstruction(rendered_place.folder / "sparse_gt")
+    poses.camera(1).rescale(4.0)
+    large = build_map(
+        tmp_path / "large", tmp_path / "map", patch_matcher(long_side_px=160), known_poses=poses
+    )
+    # with the limits of small photos two of three matches would be lost
+    assert large.to_dict()["num_points3D"] > 0.7 * scene.to_dict()["num_points3D"]
 
 
 def test_new_photos_leave_the_keypoints_of_the_map_alone(
