@@ -5,7 +5,9 @@ hardly overlap, and so does every keypoint that only one photo sees.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ Surfaces = Callable[[str], NDArray[np.float32]]
 # points farther apart than this times their distance from the camera lie on different surfaces:
 # neighbours in the grid, or the two ends of a match
 MAX_GAP = 0.05
+_THREADS = 8  # surfaces being read; each in memory may be a picture of 2 million points
 
 
 def points_from_surfaces(
@@ -43,7 +46,7 @@ def points_from_surfaces(
     Args:
         database: Verified database.
         poses: Photo to cam_from_world.
-        surfaces: Of each of these photos.
+        surfaces: Of each of these photos; several threads call it.
         progress: Wraps the loop over photos.
 
     Raises:
@@ -56,13 +59,14 @@ def points_from_surfaces(
     reach: list[FloatArray] = []
     count = 0
     with pycolmap.Database.open(database) as opened:
-        for image in progress(images, "lifting keypoints", len(images)):
+        ahead = zip(images, _ahead([image.name for image in images], surfaces), strict=True)
+        for image, surface in progress(ahead, "lifting keypoints", len(images)):
             keypoints = np.asarray(opened.read_keypoints(image.image_id), np.float64)[:, :2]
             image.points2D = pycolmap.Point2DList([pycolmap.Point2D(xy) for xy in keypoints])
             camera = model.camera(image.camera_id)
             center = image.cam_from_world().inverse().translation
             size = (camera.width, camera.height)
-            points = lift_keypoints(surfaces(image.name), keypoints, size, center)
+            points = lift_keypoints(surface, keypoints, size, center)
             starts[image.image_id], count = count, count + len(keypoints)
             lifted.append(points)
             reach.append(np.linalg.norm(points - center, axis=1))
@@ -80,6 +84,18 @@ def points_from_surfaces(
     _add_points(model, starts, labels, xyz)
     model.update_point_3d_errors()
     return ReconstructionResult(model=model, not_registered={})
+
+
+def _ahead(names: Sequence[str], surfaces: Surfaces) -> Iterator[NDArray[np.float32]]:
+    """Surfaces in order, a few of them read ahead: a laser scan takes a second to unpack."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting: deque[Future[NDArray[np.float32]]] = deque()
+        for name in names:
+            waiting.append(pool.submit(surfaces, name))
+            if len(waiting) > _THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def lift_keypoints(
