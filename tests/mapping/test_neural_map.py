@@ -16,6 +16,8 @@ from matching import InputError
 from matching.mast3r import Mast3rMatcher
 from tests.matching.patch_network import patch_matcher
 
+REFINED = MapOptions(verification=VerificationOptions(refine_tracks=True))
+
 
 def make_map(
     place: RenderedPlace, folder: Path, matcher: Mast3rMatcher, options: MapOptions | None = None
@@ -73,11 +75,10 @@ def test_tracks_are_longer_than_from_new_pixels_for_every_pair(
 def test_refinement_over_tracks_lowers_the_reprojection_error(
     rendered_place: RenderedPlace, scene: Map, matcher: Mast3rMatcher, tmp_path: Path
 ) -> None:
-    options = MapOptions(verification=VerificationOptions(refine_tracks=False))
-    plain = make_map(rendered_place, tmp_path / "map", matcher, options)
-    before, after = plain.to_dict(), scene.to_dict()
+    refined = make_map(rendered_place, tmp_path / "map", matcher, REFINED)
+    before, after = scene.to_dict(), refined.to_dict()
     assert after["mean_reprojection_error_px"] < before["mean_reprojection_error_px"]
-    moved = scene.load_view(scene.image_names[0]), plain.load_view(scene.image_names[0])
+    moved = scene.load_view(scene.image_names[0]), refined.load_view(scene.image_names[0])
     gaps = np.abs(moved[0].keypoints - moved[1].keypoints)
     assert 0 < gaps.max() <= 3.001, "a pixel and a half of the network at most"
 
@@ -159,7 +160,12 @@ def test_new_photos_leave_the_keypoints_of_the_map_alone(
     poses = rendered_place.folder / "sparse_gt"
     first, more = rendered_place.map_names[:5], rendered_place.map_names[5:]
     old = build_map(
-        rendered_place.images, tmp_path / "map", matcher, known_poses=poses, image_names=first
+        rendered_place.images,
+        tmp_path / "map",
+        matcher,
+        known_poses=poses,
+        image_names=first,
+        options=REFINED,
     )
     before = {name: old.load_view(name).keypoints for name in first}
     new = old.extend(rendered_place.images, matcher, names=more, known_poses=poses)
