@@ -1,7 +1,7 @@
 """Coarse to fine through a network: windows of both photos are encoded, decoded and matched.
 
 Which windows go together is decided in `matching.coarse_to_fine` from the matches of the whole
-photos. At most `_MAX_WINDOWS` pairs are in memory at a time.
+photos. At most `_MAX_WINDOWS` pairs and `_KEPT_WINDOWS` encodings are in memory at a time.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from matching.preprocess import NetworkFrame, to_network_tensor
 from matching.types import Matches, View
 
 _MAX_WINDOWS = 48  # pairs of windows per batch, the published number
+_KEPT_WINDOWS = 96  # encoded windows of a photo that are kept for its next partners
 
 
 class WindowMatcher:
@@ -122,7 +123,10 @@ class WindowMatcher:
             # half precision as stored encodings have it; a photo's windows stay in main memory
             kept = encoded.map(lambda tensor: tensor.to(torch.float16).cpu())
             known.update({key: kept[row : row + 1] for row, key in enumerate(missing)})
-        return Encoding.concatenate([known[key] for key in keys])
+        batch = Encoding.concatenate([known[key] for key in keys])
+        while len(known) > _KEPT_WINDOWS:
+            del known[next(iter(known))]  # the oldest: partners' windows lie anywhere
+        return batch
 
 
 def _sides(view: View, boxes: NDArray[np.int64]) -> tuple[list[Side], list[NDArray[np.int64]]]:

@@ -131,7 +131,9 @@ def test_keypoints_of_both_photos_and_of_none(matcher: Mast3rMatcher, mapped: Vi
     assert len(np.unique(cells, axis=0)) == len(found), "one-to-one at the fine resolution"
 
 
-def test_batches_change_no_match(twin_network: PairNetwork, mapped: View) -> None:
+def test_batches_change_no_match(
+    twin_network: PairNetwork, mapped: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Windows of several photos, more than fit into a batch, and photos without windows at once."""
     query = replace(mapped, keypoints=mapped.keypoints[:0])
     small = textured(84, 112, seed=2)
@@ -143,7 +145,10 @@ def test_batches_change_no_match(twin_network: PairNetwork, mapped: View) -> Non
         mapped,
     ]
     together = matcher.match_many(query, others)
-    alone = matcher_of(twin_network).match_views(query, mapped)
+    with monkeypatch.context() as patch:
+        patch.setattr("matching.window_matching._MAX_WINDOWS", 2)
+        patch.setattr("matching.window_matching._KEPT_WINDOWS", 1)
+        alone = matcher_of(twin_network).match_views(query, mapped)
     for row in (0, 3):
         np.testing.assert_array_equal(together[row].indices1, alone.indices1)
         np.testing.assert_allclose(together[row].keypoints0, alone.keypoints0, atol=1e-2)
