@@ -80,7 +80,8 @@ class Localizer:
                 length comes from EXIF or from the map's cameras and is refined with the pose.
             name: The name in the result; by default the path, or "query" for an array.
             retrieved: Map photos to compare it with, best first, for example of a published list,
-                instead of the map's own retrieval; cut to ``top_k``, unknown names are skipped.
+                instead of the map's own retrieval; only as many as the options ask for are read,
+                unknown names are skipped.
 
         Returns:
             The pose, or a result with ``success`` False and the reason.
@@ -212,29 +213,32 @@ class Localizer:
         *,
         last: bool,
     ) -> Localization:
-        """Two rounds: against the retrieved photos, and against those that see the first pose.
+        """Two rounds: against the retrieved photos; if that leaves doubts, against more.
 
-        An encoding that is not the ``last`` one to be tried gets one round only.
+        Those are photos that see the first pose, or the next retrieved ones where no pose was
+        found. An encoding that is not the ``last`` one to be tried gets one round only.
         """
         options = self.options.at_pixel(self.matcher.pixel_px(view))
         with _timed(timings, "retrieve"):
-            names = self._retrieved(view, given)
+            names, next_best = self._retrieved(view, given)
         compared: list[_Compared] = []
         if options.pointmap_focal and camera.source != "given" and names:
             with _timed(timings, "focal"):
                 camera = with_pointmap_focal(camera, self._focal_px(view, names[0]))
         solved = self._round(view, camera, name, names, compared, options, timings)
         sure = solved.result.confidence >= options.second_round_below
-        if solved.best is None or sure or not last:
+        if sure or not last:
             return solved.result
-        with _timed(timings, "retrieve"):
-            more = photos_in_view(
-                self.scene,
-                solved.best,
-                [c.name for c in compared],
-                options.second_round_photos,
-                min_points=options.min_shared_points,
-            )
+        more = next_best
+        if solved.best is not None and solved.result.success:
+            with _timed(timings, "retrieve"):
+                more = photos_in_view(
+                    self.scene,
+                    solved.best,
+                    [c.name for c in compared],
+                    options.second_round_photos,
+                    min_points=options.min_shared_points,
+                )
         if not more:
             return solved.result
         again = self._round(view, camera, name, more, compared, options, timings)
@@ -250,12 +254,15 @@ class Localizer:
                 self._skip(name, error)
         return self.matcher.focal_px(view)
 
-    def _retrieved(self, view: View, given: Sequence[str] | None) -> list[str]:
+    def _retrieved(self, view: View, given: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        """The most similar map photos, and those that follow them."""
+        top_k, more = self.options.top_k, self.options.second_round_photos
         if given is None:
-            found = self.scene.retrieve(view, self.matcher, self.options.top_k)
-            return [r.name for r in found]
-        known = set(self.scene.image_names)
-        return [name for name in given if name in known][: self.options.top_k]
+            names = [r.name for r in self.scene.retrieve(view, self.matcher, top_k + more)]
+        else:
+            known = set(self.scene.image_names)
+            names = [name for name in given if name in known]
+        return names[:top_k], names[top_k : top_k + more]
 
     def _round(
         self,

@@ -19,8 +19,8 @@ class LocalizerOptions:
     # inliers with which the matcher's quick encoding of a query is enough; with fewer the full one
     # is tried as well (0: only the full one is used)
     quick_min_inliers: int = 500
-    # a second round matches up to so many map photos that see what the camera sees from the pose
-    # of the first but were not retrieved; 0: none
+    # a second round matches up to so many map photos more: those that see what the camera sees from
+    # the pose of the first but were not retrieved; without a pose the next retrieved ones; 0: none
     second_round_photos: int = 5
     second_round_below: float = 0.6  # only poses of less confidence get a second round
     # of a query without a given camera: ask the matcher's point maps for the focal length

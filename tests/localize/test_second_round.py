@@ -134,6 +134,25 @@ def test_a_sure_pose_gets_none() -> None:
     assert matcher.batches == 1 and len(result.retrieved) == 2
 
 
+def test_without_a_pose_the_next_retrieved_photos_are_tried() -> None:
+    rng = np.random.default_rng(0)
+    elsewhere, here = make_place(rng, place=1), make_place(rng)
+    names = [*elsewhere.image_names[:2], *here.image_names[:4]]
+    scene = listed(join(here, elsewhere), *names)
+    view, truth = query_view(scene, rng)
+    for photos, found in ((0, []), (3, names[2:5])):
+        matcher = CountingMatcher({1: view})
+        options = LocalizerOptions(top_k=2, second_round_photos=photos)
+        loc = Localizer(scene, matcher, options=options)  # type: ignore[arg-type]
+        result = loc.localize(photo_of(1), make_camera())
+        assert result.success == bool(photos)
+        assert list(result.retrieved) == names[:2] + found
+        given = loc.localize(photo_of(1), make_camera(), retrieved=names)
+        assert given.retrieved == result.retrieved
+    assert result.cam_from_world is not None
+    assert pose_errors(result.cam_from_world, truth)[0] < 0.03
+
+
 def test_the_better_supported_round_is_kept() -> None:
     """The photos of the second round match nothing but noise."""
     rng = np.random.default_rng(0)
