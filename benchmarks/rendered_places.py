@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,7 @@ def read_rendered_places(folder: PathLike) -> RenderedPlaces:
 
 
 def _render_all(root: Path, options: PlacesOptions, progress: Progress) -> None:
-    palette = Palette.paint(options.seed, per_style=4, size=256, device=options.device)
+    palette = _palette(options.seed, options.device)
     truth = _Truth(options)
     block: Stage | None = None
     writing: deque[Future[None]] = deque()
@@ -186,6 +187,12 @@ def _render_all(root: Path, options: PlacesOptions, progress: Progress) -> None:
         for waiting in writing:
             waiting.result()
     truth.write(root)
+
+
+@lru_cache(maxsize=1)
+def _palette(seed: int, device: str) -> Palette:
+    """Few textures of each style, so that places share them."""
+    return Palette.paint(seed, per_style=4, size=256, device=device)
 
 
 def _write_photos(folder: Path, photos: NDArray[np.uint8], options: PlacesOptions) -> None:

@@ -1,12 +1,15 @@
 """How localization depends on the number of photos in the map: time per step, memory, bytes.
 
-    python -m benchmarks.speed.scale OUT --sizes 50 500 5000 [--matcher sift]
+    python -m benchmarks.speed.scale OUT --sizes 50 500 5000 [--matcher sift] [--real 50]
 
 The map photos are ray-cast views of places that are each a painted wall with the ground before it,
 20 photos per place, 256x192: painting and casting 5,000 takes a few minutes, and they are encoded,
 matched, triangulated with their known poses and indexed as any photos are. Every map holds the
 first N of them, and the same queries, new views of the first places, are localized in all maps,
 each in a process of its own that has nothing else in memory.
+
+With ``--real`` only that many photos are real and all others are made up (`padded_map`): it shows
+what depends on the size of the files, in a fraction of the time.
 
 Times are medians over the queries with warm files; "first" is the first query after opening.
 """
@@ -28,6 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from benchmarks.line_chart import Chart, Line, draw_chart
+from benchmarks.speed.padded_map import pad_map
 from localize import Localizer, LocalizerOptions
 from mapping import Map, MapOptions, PairOptions, build_map
 from matching import load_matcher
@@ -347,18 +351,28 @@ def main() -> None:
     parser.add_argument("--matcher", default="sift")
     parser.add_argument("--matcher-options", type=json.loads, default={}, help="JSON")
     parser.add_argument("--top-k", type=int, default=10)
+    parser.add_argument("--real", type=int, help="real photos per map; left out: all are")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     photos = arguments.out / "photos"
     if arguments.measure is not None:
         print(json.dumps(vars(measure(photos, arguments.measure, arguments.top_k))))
         return
-    write_photos(photos, max([2 * PHOTOS_PER_PLACE, *arguments.sizes]))
+    sizes = sorted(arguments.sizes)
+    write_photos(photos, max(2 * PHOTOS_PER_PLACE, arguments.real or sizes[-1]))
     rows = []
-    for size in sorted(arguments.sizes):
-        target = arguments.out / f"{Path(arguments.matcher).stem}_{size}"
+    for size in sizes:
+        stem = Path(arguments.matcher).stem
+        target = arguments.out / f"{stem}_{size}"
         start = time.perf_counter()
-        make_map(photos, target, size, arguments.matcher, arguments.matcher_options)
+        if arguments.real is None:
+            make_map(photos, target, size, arguments.matcher, arguments.matcher_options)
+        else:
+            real, target = arguments.out / f"{stem}_{arguments.real}", target.with_suffix(".padded")
+            make_map(photos, real, arguments.real, arguments.matcher, arguments.matcher_options)
+            if not (target / "map.json").is_file():
+                source = Map.open(real)
+                pad_map(source, source.load_matcher(), target, size)
         print(f"{size} photos mapped in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         command = [sys.executable, "-m", "benchmarks.speed.scale", str(arguments.out)]
         child = subprocess.run(
