@@ -133,7 +133,7 @@ def main(stream: PairStream | None = None) -> None:
     if stream is None:
         from matching.training.batch import PairWorld
 
-        stream = PairWorld(arguments.device)
+        stream = PairWorld(arguments.device, recorded=True)
     small = PhaseOptions(pairs=arguments.pairs if on_gpu else 1, correspondences=1024)
     large = replace(
         small, image_size=(512, 384), pairs=max(1, small.pairs // 4), correspondences=2048
