@@ -14,7 +14,7 @@ _CELLS = 16  # of the grid over the photo's longer side
 _HALF_SURE = 40.0
 # evidence against the pose by the root of the number of matches that it does not explain: chance
 # inliers scatter with it; in proportion, a matcher that answers for every keypoint was never sure
-_OUTLIER_WEIGHT = 1.0
+_OUTLIER_WEIGHT = 2.0
 _IMPRECISE = 0.02  # standard deviation in radians, or over the depth, that halves the confidence
 
 

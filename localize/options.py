@@ -22,7 +22,7 @@ class LocalizerOptions:
     # a second round matches up to so many map photos more: those that see what the camera sees from
     # the pose of the first but were not retrieved; without a pose the next retrieved ones; 0: none
     second_round_photos: int = 5
-    second_round_below: float = 0.6  # only poses of less confidence get a second round
+    second_round_below: float = 0.5  # only poses of less confidence get a second round
     # of a query without a given camera: ask the matcher's point maps for the focal length
     pointmap_focal: bool = True
     # a pose that is hardly better than chance counts as a failure; 0 keeps every pose
