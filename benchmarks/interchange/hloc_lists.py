@@ -67,7 +67,7 @@ def write_query_list(file: PathLike, cameras: Mapping[str, pycolmap.Camera]) -> 
     lines = []
     for name, camera in cameras.items():
         _check_blanks(name)
-        params = " ".join(f"{value:.17g}" for value in camera.params)
+        params = " ".join(repr(value) for value in camera.params.tolist())  # exact and short
         lines.append(f"{name} {camera.model.name} {camera.width} {camera.height} {params}\n")
     write_text_atomic(file, "".join(lines))
 
