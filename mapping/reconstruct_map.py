@@ -154,8 +154,7 @@ def _add(sums: h5py.File, scene: Map, name: str, seen: PairGeometry, number: int
         return
     with np.errstate(divide="ignore", invalid="ignore"):
         log_depth = np.where(depth > 0, np.log(depth), np.nan) + log_ratio
-    # the more sure, the more weight; confidences start at 1
-    weight = np.where(np.isfinite(log_depth), np.log(np.maximum(confidence, 1.0)) + 1e-3, 0.0)
+    weight = np.where(np.isfinite(log_depth), confidence, 0.0)
     weighted = np.where(weight > 0, weight * log_depth, 0.0)
     if name not in sums:
         group = sums.create_group(name)

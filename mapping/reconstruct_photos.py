@@ -233,8 +233,9 @@ class _Photos:
             ((1, 0), seen.in_camera1, seen.confidence_in_camera1),
         ):
             points = [self._grid(maps[n]).reshape(-1, 3) for n in order]
-            # zero where the network knows nothing (confidences start at 1)
-            weights = [np.log(np.maximum(self._grid(confidences[n]), 1.0)).ravel() for n in order]
+            # the confidences as they are (eq. 5): their logarithms would leave next to nothing of a
+            # network whose confidences hardly differ
+            weights = [self._grid(confidences[n]).ravel().astype(np.float32) for n in order]
             result.append(
                 AlignmentEdge(
                     views=(places[order[0]], places[order[1]]),
@@ -320,7 +321,7 @@ class _Photos:
                         cam_from_world=pycolmap.Rigid3d(pose),
                         frame=self.frames[name],
                         depth=depth,
-                        confidence=np.log(np.maximum(seen.confidence_in_camera0[0], 1.0)),
+                        confidence=seen.confidence_in_camera0[0],
                     ),
                 )
 
