@@ -123,11 +123,12 @@ def _legend(draw: ImageDraw.ImageDraw, chart: Chart, font: Font, box: list[int])
         return
     height = 24 * _SCALE
     width = max(draw.textlength(line.label, font=font) for line in chart.lines) + 52 * _SCALE
-    # rising curves leave the lower right free
-    left, top = box[2] - width - 10 * _SCALE, box[3] - height * len(chart.lines) - 16 * _SCALE
-    draw.rectangle(
-        [left, top, box[2] - 10 * _SCALE, box[3] - 10 * _SCALE], fill="white", outline=_GRID
-    )
+    # rising shares leave the lower right free; amounts are given a top with room below it
+    left, bottom = box[2] - width - 10 * _SCALE, box[3] - 10 * _SCALE
+    if chart.y_top:
+        bottom = box[1] + height * len(chart.lines) + 16 * _SCALE
+    top = bottom - height * len(chart.lines) - 6 * _SCALE
+    draw.rectangle([left, top, box[2] - 10 * _SCALE, bottom], fill="white", outline=_GRID)
     for number, line in enumerate(chart.lines):
         y = top + (number + 0.6) * height
         color = _COLORS[number % len(_COLORS)]

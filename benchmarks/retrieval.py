@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.datasets.colmap_folder import read_colmap_folder, read_truth
 from benchmarks.rendered_places import RenderedPlaces, read_rendered_places
-from mapping import Map, RetrievalOptions, build_map
+from mapping import Map, MapOptions, PairOptions, RetrievalOptions, build_map
 from mapping.retrieval import build_index, search, train_describer
 from matching import load_matcher
 from matching.errors import InputError
@@ -35,6 +35,7 @@ FloatArray = NDArray[np.float32]
 RANKS = (1, 5, 10, 20)
 MIN_OVERLAP = 0.25  # share of each other's surface that makes a map photo a right answer
 _MAX_ANGLE_DEG = 60.0  # between two viewing directions of photos that show the same
+_TRUTH_FEATURES, _TRUTH_PARTNERS = 2048, 8  # of SIFT, for the points of posed photos
 _WHITENED_DIM = 256  # of tokens before their mean is taken
 
 
@@ -144,7 +145,8 @@ def photo_task(roots: Sequence[Path], workspace: Path) -> RetrievalTask:
             scene = build_map(
                 task.images,
                 workspace / task.name,
-                load_matcher("sift"),
+                load_matcher("sift", options={"max_num_features": _TRUTH_FEATURES}),
+                options=MapOptions(pairs=PairOptions(method="poses", top_k=_TRUTH_PARTNERS)),
                 known_poses=truth,
                 image_names=[*task.map_names, *queries],
             )

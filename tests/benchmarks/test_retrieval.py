@@ -80,7 +80,7 @@ def test_photo_sets_in_one_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "posed" / "sparse_gt").mkdir()
     world.model(of_number).write_text(tmp_path / "posed" / "sparse_gt")
     matcher = FakeMatcher(world)
-    monkeypatch.setattr("benchmarks.retrieval.load_matcher", lambda name: matcher)
+    monkeypatch.setattr("benchmarks.retrieval.load_matcher", lambda name, **_: matcher)
     task = photo_task([tmp_path / "posed", tmp_path / "bare"], tmp_path / "work")
     assert len(task.map_names) == 2 * (len(names) - 1)
     assert task.answers[f"bare/images/{names[0]}"] == {f"bare/images/{n}" for n in names[1:]}
