@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from groundloc_arguments import (
+    DEFAULT_MATCHER,
     EXIT_WRONG_USE,
     WrongUseError,
     build_checked,
@@ -131,7 +132,7 @@ def _extend(arguments: argparse.Namespace, given: dict[str, Any]) -> dict[str, A
     """New photos into a finished map, with the matcher and the options that made it."""
     from mapping import Map
 
-    if given or arguments.pairs or arguments.overwrite or arguments.matcher != "sift":
+    if given or arguments.pairs or arguments.overwrite or arguments.matcher != DEFAULT_MATCHER:
         raise WrongUseError(
             "--extend keeps the matcher and the options of the map: leave out --matcher, --config, "
             "--set, --pairs and --overwrite"

@@ -15,6 +15,8 @@ Command = Callable[[argparse.Namespace], dict[str, Any]]
 
 EXIT_WRONG_USE = 2
 
+DEFAULT_MATCHER = "sift"
+
 
 class WrongUseError(Exception):
     """An option or argument that no file could make right; exits with 2."""
@@ -219,9 +221,10 @@ def _command(commands: Any, name: str, run: Any) -> argparse.ArgumentParser:
 def _add_matcher(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--matcher",
-        default="sift",
+        default=DEFAULT_MATCHER,
         metavar="M",
-        help="sift (default), the path of a MASt3R or DUSt3R checkpoint, or a hub id",
+        help="sift, small (the bundled network), the path of a MASt3R or DUSt3R checkpoint, or a "
+        f"hub id; default: {DEFAULT_MATCHER}",
     )
 
 
