@@ -26,8 +26,8 @@ FloatArray = NDArray[np.float32]
 _MIN_PHOTOS_TO_PROJECT = 64
 _MAX_PHOTOS_TO_LEARN = 2048  # bounds time and memory of learning on large maps
 # Whitening n descriptors to n - 1 components of equal variance makes all of them equally similar.
-# With this share of the mean variance added to each component, all of them can be kept: that found
-# more than a quarter as many components, equally weighted (`benchmarks/results/retrieval.md`).
+# With this share of the mean variance added to each, all components can be kept, and more photos
+# are found than with the first n / 4 of equal variance (`benchmarks/results/retrieval.md`).
 _SHRINKAGE = 1.0
 _MIN_DESCRIPTORS_PER_CLUSTER = 32
 
