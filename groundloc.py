@@ -174,6 +174,8 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     queries = Path(arguments.queries)
     if not queries.exists():
         raise InputError(f"no query photo, folder or list '{queries}'")
+    if arguments.report is not None:
+        check_writable(Path(arguments.report) / "report.html")
     # what is done so far survives a kill; `results.jsonl` replaces it in the end
     unfinished = None
     if out is not None:
@@ -182,8 +184,6 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
             out.with_name(f"{out.stem}.partial.jsonl"),
             run_identity(localizer, read_queries(queries, arguments.cameras)),
         )
-    if arguments.report is not None:
-        check_writable(Path(arguments.report) / "report.html")
     # a report draws matches, which are not kept: it needs all queries again
     done = unfinished.done if unfinished is not None and arguments.report is None else {}
     if done:
