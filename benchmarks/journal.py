@@ -51,10 +51,10 @@ class Journal:
         """Remove the half line that a killed process may have left at the end of its file."""
         if not self._own.exists():
             return
-        text = self._own.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            write_text_atomic(self._own, whole)
+        data = self._own.read_bytes()
+        whole = _whole_lines(data)
+        if whole != data:
+            write_text_atomic(self._own, whole.decode("utf-8"))
 
     def join(self, names: Sequence[str]) -> dict[str, Record] | None:
         """All predictions in the order of the names, in one file; None while some are missing."""
@@ -74,11 +74,11 @@ class Journal:
 def _read(file: Path) -> dict[str, Record]:
     """The whole lines of a file; none if another process has just joined and removed it."""
     try:
-        text = file.read_text(encoding="utf-8")
+        data = file.read_bytes()
     except FileNotFoundError:
         return {}
     records: dict[str, Record] = {}
-    for number, line in enumerate(text.rpartition("\n")[0].splitlines(), 1):
+    for number, line in enumerate(_whole_lines(data).split(b"\n")[:-1], 1):
         try:
             record = json.loads(line)
             records[record["name"]] = record
@@ -87,3 +87,8 @@ def _read(file: Path) -> dict[str, Record]:
                 f"'{file}' line {number} is no prediction: delete the line to predict it again"
             ) from error
     return records
+
+
+def _whole_lines(data: bytes) -> bytes:
+    """All up to the last end of line. Bytes: a killed process may leave half a letter, too."""
+    return data[: data.rfind(b"\n") + 1]

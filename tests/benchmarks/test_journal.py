@@ -49,3 +49,14 @@ def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
 def test_other_stems_in_the_folder_are_not_mixed_in(tmp_path: Path) -> None:
     Journal(tmp_path, "s1").append(record("a"))
     assert Journal(tmp_path, "s10").records() == {}
+
+
+def test_half_a_letter_is_forgotten_too(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "results")
+    journal.append(record("a\u2028b"))  # a separator of lines that is none in JSON
+    file = tmp_path / "results.partial.jsonl"
+    file.write_bytes(file.read_bytes() + '{"name": "Zürich'.encode()[:-4])
+    assert list(journal.records()) == ["a\u2028b"]
+    journal.cut()
+    journal.append(record("Zürich"))
+    assert list(journal.records()) == ["a\u2028b", "Zürich"]
