@@ -45,7 +45,8 @@ class WindowMatcher:
 
         Returns:
             The windows' matches of each pair, best first; the coarse ones where there are too few
-            of them to choose windows, and where no window holds more than the network has seen.
+            of them to choose windows, where no window has a keypoint, and where no window holds
+            more than the network has seen.
         """
         windows_of_view: dict[tuple[int, ...], Encoding] = {}
         results = []
@@ -64,7 +65,7 @@ class WindowMatcher:
         sizes = [self._window_size(frame) for frame in frames]
         if all(size == frame.image_size for size, frame in zip(sizes, frames, strict=True)):
             return WindowPairs(nothing, nothing)  # nothing is cut: that was the coarse pass
-        return choose_windows(
+        windows = choose_windows(
             image_size0=frames[0].image_size,
             image_size1=frames[1].image_size,
             keypoints0=frames[0].to_network(coarse.keypoints0),
@@ -73,6 +74,10 @@ class WindowMatcher:
             network_size1=sizes[1],
             options=self._options,
         )
+        if not len(view.keypoints) and not len(other.keypoints):
+            return windows
+        # those without any keypoint would be matched at free pixels
+        return _with_keypoints(windows, view, other)
 
     def _window_size(self, frame: NetworkFrame) -> tuple[int, int]:
         """(width, height) of windows of a photo: the network's size of its shape."""
@@ -90,23 +95,23 @@ class WindowMatcher:
         windows: WindowPairs,
         windows_of_view: dict[tuple[int, ...], Encoding],
     ) -> Matches:
-        found: list[Matches] = []
-        rows: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        whole: list[Matches] = []
+        keyed = len(view.keypoints) > 0, len(other.keypoints) > 0
         for start in range(0, len(windows), _MAX_WINDOWS):
             boxes0 = windows.boxes0[start : start + _MAX_WINDOWS]
             boxes1 = windows.boxes1[start : start + _MAX_WINDOWS]
             sides0, rows0 = _sides(view, boxes0)
             sides1, rows1 = _sides(other, boxes1)
-            found += self._decoder.match(
+            found = self._decoder.match(
                 sides0,
                 sides1,
                 self._encode(view, boxes0, windows_of_view),
                 self._encode(other, boxes1, {}),
             )
-            rows += zip(rows0, rows1, strict=True)
-        whole = [
-            _with_rows_of_view(matches, *own) for matches, own in zip(found, rows, strict=True)
-        ]
+            whole += [
+                _with_rows_of_view(matches, own, keyed)
+                for matches, *own in zip(found, rows0, rows1, strict=True)
+            ]
         cell_px = max(1.0, *pixels_frame(view).scale, *pixels_frame(other).scale)
         return merge_matches(whole, cell_px=cell_px)
 
@@ -149,15 +154,31 @@ def _sides(view: View, boxes: NDArray[np.int64]) -> tuple[list[Side], list[NDArr
     return sides, rows
 
 
+def _with_keypoints(windows: WindowPairs, view: View, other: View) -> WindowPairs:
+    """The pairs of windows with a keypoint in at least one of both."""
+    rows0, rows1 = _sides(view, windows.boxes0)[1], _sides(other, windows.boxes1)[1]
+    kept = [k for k in range(len(windows)) if len(rows0[k]) or len(rows1[k])]
+    return WindowPairs(windows.boxes0[kept], windows.boxes1[kept])
+
+
 def _with_rows_of_view(
-    matches: Matches, rows0: NDArray[np.int64], rows1: NDArray[np.int64]
+    matches: Matches, rows: Sequence[NDArray[np.int64]], keyed: tuple[bool, bool]
 ) -> Matches:
-    """Rows of the windows' keypoints as rows of the photos' keypoints."""
+    """Rows of the windows' keypoints as rows of the photos' keypoints.
+
+    Args:
+        matches: Of a pair of windows.
+        rows: Per side the row in the photo of each keypoint of the window.
+        keyed: Per side whether the photo has keypoints: also where the window has none, its ends
+            are free pixels with row -1.
+    """
     indices = []
-    for own, rows in ((matches.indices0, rows0), (matches.indices1, rows1)):
-        whole = None if own is None else np.full(len(own), -1, np.int64)
+    for own, of_photo, with_rows in zip(
+        (matches.indices0, matches.indices1), rows, keyed, strict=True
+    ):
+        whole = np.full(len(matches), -1, np.int64) if with_rows else None
         if own is not None and whole is not None:
-            whole[own >= 0] = rows[own[own >= 0]]
+            whole[own >= 0] = of_photo[own[own >= 0]]
         indices.append(whole)
     return Matches(
         keypoints0=matches.keypoints0,

@@ -131,6 +131,28 @@ def test_keypoints_of_both_photos_and_of_none(matcher: Mast3rMatcher, mapped: Vi
     assert len(np.unique(cells, axis=0)) == len(found), "one-to-one at the fine resolution"
 
 
+def test_windows_without_keypoints() -> None:
+    """Keypoints in a few spots, as on photos with much sky: some windows have none."""
+    picture = textured(448, 576, seed=2)
+    matcher = patch_matcher(
+        long_side_px=64, fine_side_px=576, coarse_to_fine=True, num_keypoints=600
+    )
+    (mapped,) = matcher.encode_for_map([picture])
+    assert isinstance(mapped, View)
+    spots = np.array([[80, 80], [500, 380]])
+    near = np.linalg.norm(mapped.keypoints[:, None] - spots, axis=2).min(1) < 50
+    sparse = replace(mapped, keypoints=mapped.keypoints[near])
+    for view, other in ((sparse, mapped), (mapped, sparse)):
+        found = matcher.match_views(view, other)
+        assert found.indices0 is not None and found.indices1 is not None
+        assert ((found.indices0 >= 0) | (found.indices1 >= 0)).all() and len(found) > 100
+        own = found.indices0 >= 0
+        np.testing.assert_array_equal(found.keypoints0[own], view.keypoints[found.indices0[own]])
+    only_there = matcher.match_views(matcher.encode(picture), sparse)
+    assert only_there.indices0 is None and only_there.indices1 is not None
+    assert (only_there.indices1 >= 0).all() and len(only_there) > 5
+
+
 def test_batches_change_no_match(
     twin_network: PairNetwork, mapped: View, monkeypatch: pytest.MonkeyPatch
 ) -> None:
