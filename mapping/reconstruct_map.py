@@ -87,8 +87,10 @@ def reconstruct_map(
     partners = {n: list(scene.covisible(n))[: options.pairs.top_k] for n in scene.image_names}
     for name in scene.image_names:
         num_points = int((scene.point3D_ids(name) >= 0).sum())
-        if num_points < _MIN_POINTS or not partners[name]:
+        if num_points < _MIN_POINTS:
             skipped[name] = f"it sees only {num_points} map points, too few to scale a depth map"
+        elif not partners[name]:
+            skipped[name] = "it shares no map points with other photos"
         else:
             names.append(name)
     pairs = sorted({(min(n, m), max(n, m)) for n in names for m in partners[n] if m not in skipped})
@@ -105,6 +107,8 @@ def reconstruct_map(
                     f"{matcher.name} predicts no point maps for these photos: choose a neural "
                     "matcher with --matcher"
                 )
+            unseen = "its point maps do not reach enough map points to scale a depth map"
+            skipped |= {name: unseen for name in names if name not in sums}
             names = [name for name in names if name in sums]
             with h5py.File(temporary / DEPTHS, "w") as depths:
                 for name in names:

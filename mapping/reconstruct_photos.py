@@ -29,6 +29,7 @@ from mapping.dense_export import (
 )
 from mapping.depth_fusion import DepthMap, FusionOptions
 from mapping.global_alignment import Alignment, AlignmentOptions, AlignmentView, align
+from mapping.inputs import given_cameras
 from mapping.options import PairOptions, RetrievalOptions
 from mapping.pairs import Pair, read_pairs, resolve_method, select_pairs
 from mapping.photos import Photo, find_photos, view_key
@@ -97,7 +98,8 @@ def reconstruct_photos(
         What was made; see `DenseReconstruction`.
 
     Raises:
-        InputError: No photos, a matcher without point maps, or no pair with any points.
+        InputError: No photos, cameras or pairs of other photos, a matcher without point maps, or
+            no pair with any points.
     """
     options = options or ReconstructOptions()
     target = check_target(out)
@@ -137,7 +139,10 @@ class _Photos:
         self.bad = dict(found.bad)
         self.photos = found.photos
         self.matcher, self.options, self.progress = matcher, options, progress
-        self.given = dict(cameras or {})
+        self.given = given_cameras(cameras, found.photos, images)
+        pair_file = options.pairs.file
+        everything = sorted([*found.photos, *found.bad])
+        self.listed = None if pair_file is None else read_pairs(pair_file, everything)
         self.work = work
         self.seconds: dict[str, float] = {}
         self.names: list[str] = []
@@ -194,8 +199,10 @@ class _Photos:
             settings = RetrievalOptions()
             _, descriptors = describe_photos(self.names, self.views, self.matcher, settings)
             similar = similar_photos(self.names, descriptors, settings)
-        listed = None if chosen.file is None else read_pairs(chosen.file, self.names)
-        return select_pairs(self.names, chosen, similar=similar, listed=listed)
+        pairs = select_pairs(self.names, chosen, similar=similar, listed=self.listed)
+        if not pairs:
+            raise InputError(f"pairs.method '{chosen.method}' leaves no pair of usable photos")
+        return pairs
 
     def predict(self, pairs: Sequence[Pair]) -> list[AlignmentEdge]:
         """Point maps of all pairs in both orders, thinned to a grid."""

@@ -15,7 +15,9 @@ from mapping.reconstruct_map import depth_correction, reconstruct_map
 from mapping.reconstruct_photos import ReconstructOptions
 from matching import load_matcher
 from matching.errors import InputError
+from matching.pointmap import PairGeometry
 from matching.preprocess import NetworkFrame
+from matching.types import View
 from tests.mapping.test_reconstruct_photos import surface_distance
 from tests.rendered_views import Faults, OracleMatcher, RenderedView, render_views
 
@@ -97,6 +99,24 @@ def test_another_matcher_than_the_map_s_encodes_the_photos(
     with pytest.raises(InputError, match=r"'.*1\.png'"):
         reconstruct_map(scene, tmp_path, tmp_path / "none", other)
     assert not (tmp_path / "none").exists()
+
+
+def test_photos_without_a_depth_map_are_listed(
+    scene: Map, views: list[RenderedView], tmp_path: Path
+) -> None:
+    class Blind(OracleMatcher):
+        """Has no point maps of pairs with photo 4."""
+
+        def predict(self, view0: View, view1: View) -> PairGeometry | None:
+            last = scene.load_view("4.png").arrays
+            for view in (view0, view1):
+                if all(np.array_equal(view.arrays[name], last[name]) for name in last):
+                    return None
+            return super().predict(view0, view1)
+
+    made = run(scene, tmp_path / "out", Blind(views, Faults()))
+    assert made.num_images == 3
+    assert "map points" in made.not_registered["4.png"]
 
 
 def test_a_matcher_without_point_maps_is_refused(scene: Map, tmp_path: Path) -> None:

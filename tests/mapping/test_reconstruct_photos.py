@@ -138,6 +138,8 @@ def test_given_cameras_stay(photos: Path, views: list[RenderedView]) -> None:
             OracleMatcher(views),
             cameras={"0.png": render_views([2], 160)[0].camera},
         )
+    with pytest.raises(InputError, match=r"none of the photos .* which names 'a\.png' first"):
+        reconstruct_photos(photos, out, OracleMatcher(views), cameras={"a.png": views[0].camera})
 
 
 @pytest.mark.parametrize("method", ["sequential", "retrieval", "file"])
@@ -156,6 +158,23 @@ def test_pairs_of_a_graph(photos: Path, views: list[RenderedView], method: Any) 
         assert 3 <= made.num_pairs < 6
         assert model.num_reg_images() == 4
     assert to_truth(model, views)[1] < 0.15
+
+
+def test_a_pair_file_may_name_photos_that_cannot_be_read(
+    photos: Path, views: list[RenderedView]
+) -> None:
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    listed = photos.parent / "pairs.txt"
+    listed.write_text("0.png 1.png\n1.png broken.jpg\n")
+    made, _ = run(photos, views, Faults(), pairs=PairOptions(method="file", file=str(listed)))
+    assert made.num_pairs == 1 and made.num_images == 2
+    assert set(made.not_registered) == {"2.png", "broken.jpg", "sub/3.png"}
+    listed.write_text("1.png broken.jpg\n")
+    with pytest.raises(InputError, match="no pair of usable photos"):
+        run(photos, views, Faults(), pairs=PairOptions(method="file", file=str(listed)))
+    listed.write_text("1.png gone.jpg\n")
+    with pytest.raises(InputError, match=r"line 1: 'gone\.jpg'"):
+        run(photos, views, Faults(), pairs=PairOptions(method="file", file=str(listed)))
 
 
 def test_memory_limits_the_grid(photos: Path, views: list[RenderedView]) -> None:
