@@ -23,7 +23,6 @@ from mapping.map import Map
 from matching.errors import DamagedEncodingError, InputError
 from matching.files import PathLike
 from matching.images import read_image
-from matching.load import load_matcher
 from matching.matcher import ImageLike, Matcher
 from matching.progress import Progress, silent
 from matching.types import Matches, View
@@ -53,10 +52,7 @@ class Localizer:
         options: LocalizerOptions | None = None,
     ) -> None:
         self.scene = Map.open(scene) if isinstance(scene, str | os.PathLike) else scene
-        made_with = self.scene.info.matcher
-        self.matcher = matcher or load_matcher(
-            str(made_with["name"]), device=device, options=made_with.get("options")
-        )
+        self.matcher = matcher or self.scene.load_matcher(device)
         self.scene.check_matcher(self.matcher)
         self.options = options or LocalizerOptions()
         self._upright = bool(self.scene.info.options["apply_exif_orientation"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from localize.localizer import Localizer
 from localize.queries import Query
-from localize.results import Localization, append_result
+from localize.results import Localization, append_result, camera_to_dict
 from mapping.info import groundloc_version
 from matching.errors import InputError
 from matching.files import write_text_atomic
@@ -23,13 +23,13 @@ def run_identity(localizer: Localizer, queries: Sequence[Query]) -> str:
             [
                 query.name,
                 None if status is None else [status.st_size, status.st_mtime_ns],
-                None if query.camera is None else query.camera.todict(),
+                None if query.camera is None else camera_to_dict(query.camera),
             ]
         )
     parts = [
         groundloc_version(), localizer.scene.fingerprint, options_as_dict(localizer.options), files
     ]  # fmt: skip
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class UnfinishedResults:

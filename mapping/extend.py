@@ -115,7 +115,8 @@ def extend_map(
         workspace.begin(
             {
                 "extends": current.fingerprint,
-                "images": {p.name: [p.size_bytes, p.mtime_ns] for p in new.values()},
+                "matcher": matcher.describe(),  # how it matches counts, not the encodings alone
+                "images": image_identity(new.values()),
                 "inputs": hash_inputs(poses, given),
             }
         )

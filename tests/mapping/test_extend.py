@@ -1,12 +1,14 @@
 """Tests of `mapping/extend.py`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
 import pytest
 
 from mapping import Map, MapOptions, PairOptions, build_map
+from mapping.database import write_database
 from matching import InputError
 from tests.mapping.conftest import Place
 from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher
@@ -113,6 +115,41 @@ def test_bad_and_unconnected_new_photos_are_listed(place: Place, tmp_path: Path)
     assert not (same.path / ".build").exists()
     again = extended.extend(place.photos, matcher, names=["0008.png"])
     assert sorted(again.info.not_registered) == ["broken.jpg", "nothing.png"]
+
+
+def test_a_killed_extension_with_other_matching_starts_anew(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    class Choosy(FakeMatcher):
+        """Has an option that changes matches, not encodings."""
+
+        ratio = 0.8
+
+        def describe(self) -> dict[str, Any]:
+            return {**super().describe(), "options": {"ratio": self.ratio}}
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    written = []
+
+    def counted(path: Path, *arguments: Any) -> None:
+        written.append(path)
+        write_database(path, *arguments)
+
+    matcher = Choosy(place.world)
+    scene = make(place, tmp_path / "map", matcher, posed=True)
+    monkeypatch.setattr("mapping.extend.write_database", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr("mapping.extend.structure_from_motion", kill)
+        for ratio in (0.8, 0.8, 0.9):
+            matcher.ratio = ratio
+            with pytest.raises(KilledError):
+                scene.extend(place.photos, matcher)
+    assert len(written) == 2  # the second run went on, the third had other matches
 
 
 def test_refusals(place: Place, tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""Tests of `localize/unfinished.py`; the command line's tests interrupt whole runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+
+from localize.localizer import Localizer
+from localize.options import LocalizerOptions
+from localize.queries import Query
+from localize.unfinished import UnfinishedResults, run_identity
+from matching.errors import InputError
+
+
+class Scene:
+    fingerprint = "f"
+
+
+def localizer(**options: float) -> Localizer:
+    made = Localizer.__new__(Localizer)
+    made.scene = Scene()
+    made.options = LocalizerOptions(**options)
+    return made
+
+
+def query(path: Path, focal_px: float | None) -> Query:
+    camera = None
+    if focal_px is not None:
+        camera = pycolmap.Camera(
+            model="SIMPLE_RADIAL", width=4000, height=3000, params=[focal_px, 2000, 1500, 0.01]
+        )
+    return Query(name=path.name, path=path, camera=camera)
+
+
+def test_everything_that_results_depend_on_changes_the_identity(tmp_path: Path) -> None:
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"1")
+    focal = 3217.123456789
+    seen = {
+        run_identity(localizer(), [query(photo, focal)]),
+        run_identity(localizer(), [query(photo, float(np.nextafter(focal, 4000)))]),
+        run_identity(localizer(), [query(photo, None)]),
+        run_identity(localizer(top_k=3), [query(photo, focal)]),
+        run_identity(localizer(), [query(tmp_path / "gone.jpg", None)]),
+    }
+    assert len(seen) == 5
+    assert run_identity(localizer(), [query(photo, focal)]) in seen
+    photo.write_bytes(b"22")
+    assert run_identity(localizer(), [query(photo, focal)]) not in seen
+
+
+def test_results_of_another_run_are_thrown_away(tmp_path: Path) -> None:
+    file = tmp_path / "poses.partial.jsonl"
+    UnfinishedResults(file, "first")
+    with file.open("a") as opened:
+        opened.write("no result\n")
+    with pytest.raises(InputError, match=r"line 2.*delete the file"):
+        UnfinishedResults(file, "first")
+    assert UnfinishedResults(file, "second").done == {}
+    assert len(file.read_text().splitlines()) == 1
