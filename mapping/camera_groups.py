@@ -1,18 +1,14 @@
 """Which photos share a camera."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 
-import numpy as np
 import pycolmap
 
-from mapping.cameras import CameraGuess, camera_from_image, with_focal_length
+from mapping.cameras import CameraGuess, camera_from_image
 from mapping.database import MapCameras
-from mapping.focal_prior import focal_prior
 from mapping.options import CameraMode, ReconstructionOptions
 from matching.errors import InputError
-
-_MAX_ASKED = 5  # photos of one camera whose point maps are asked for the focal length
 
 
 def assign_cameras(
@@ -20,8 +16,6 @@ def assign_cameras(
     images: Path,
     given: Mapping[str, pycolmap.Camera],
     options: ReconstructionOptions,
-    *,
-    focal_px: Callable[[str], float | None] | None = None,
 ) -> tuple[MapCameras, dict[str, str]]:
     """Give every photo a camera: the given one, or a guess that photos of one camera share.
 
@@ -30,9 +24,6 @@ def assign_cameras(
         images: Photo folder.
         given: Photo to known intrinsics.
         options: ``camera_model`` and ``camera_mode`` of the other photos.
-        focal_px: Focal length of a photo from point maps (`matching.matcher.Matcher.focal_px`);
-            asked for a few photos of every camera that is not given, and blended with EXIF as
-            `mapping.focal_prior.focal_prior` says.
 
     Returns:
         The cameras, and the photos that cannot have one to the reason.
@@ -69,14 +60,10 @@ def assign_cameras(
         camera_of[name] = place_of[key]
         fixed.add(place_of[key])
     groups = _group(guesses, {n: image_sizes[n] for n in guesses}, options.camera_mode)
-    members: dict[Hashable, list[str]] = {}
-    for name, group in groups.items():
-        members.setdefault(group, []).append(name)
     for name, group in groups.items():
         if group not in place_of:
             place_of[group] = len(cameras)
-            seen = _seen_focal_px(members[group], image_sizes[name], image_sizes, focal_px)
-            cameras.append(_blended(guesses[name], seen))
+            cameras.append(guesses[name].camera)
         camera_of[name] = place_of[group]
         camera = cameras[place_of[group]]
         if (camera.width, camera.height) != image_sizes[name]:
@@ -85,34 +72,6 @@ def assign_cameras(
                 f"another size ({camera.width}x{camera.height}): use per_image"
             )
     return MapCameras(cameras, camera_of, frozenset(fixed)), bad
-
-
-def _seen_focal_px(
-    names: Sequence[str],
-    image_size: tuple[int, int],
-    image_sizes: Mapping[str, tuple[int, int]],
-    focal_px: Callable[[str], float | None] | None,
-) -> float | None:
-    """Median of what point maps say of photos of one camera, scaled to one of them."""
-    if focal_px is None:
-        return None
-    step = -(-len(names) // _MAX_ASKED)
-    found = [
-        focal * max(image_size) / max(image_sizes[name])
-        for name in names[::step]
-        if (focal := focal_px(name)) is not None
-    ]
-    return float(np.median(found)) if found else None
-
-
-def _blended(guess: CameraGuess, pointmap_px: float | None) -> pycolmap.Camera:
-    """The guessed camera with the focal length from point maps blended in."""
-    if pointmap_px is None:
-        return guess.camera
-    exif_px = guess.prior.focal_px if guess.source == "exif" else None
-    size = (guess.camera.width, guess.camera.height)
-    prior = focal_prior(size, exif_px=exif_px, pointmap_px=pointmap_px)
-    return with_focal_length(guess.camera, prior.focal_px)
 
 
 def _group(
