@@ -161,8 +161,11 @@ class LocalizationBenchmark:
     def check(self, job: Job, progress: Progress) -> Check:
         dataset = self._dataset(job)
         counts = []
+        num_map = num_queries = 0
         for name in progress(dataset.scenes, "check", total=len(dataset.scenes)):
             task = dataset.read(name)
+            num_map += len(task.map_names)
+            num_queries += len(task.query_cameras)
             published = dataset.counts.get(name, SceneCounts())
             counts.append(
                 Count(what=f"{name} map", found=len(task.map_names), published=published.map)
@@ -174,6 +177,13 @@ class LocalizationBenchmark:
                     published=published.queries,
                 )
             )
+        if dataset.num_scenes is not None:
+            scenes = Count(what="scenes", found=len(dataset.scenes), published=dataset.num_scenes)
+            counts.append(scenes)
+        if dataset.total != SceneCounts():
+            total = dataset.total
+            counts.append(Count(what="all maps", found=num_map, published=total.map))
+            counts.append(Count(what="all queries", found=num_queries, published=total.queries))
         absent = [name for name in dataset.counts if name not in dataset.scenes]
         notes = [*dataset.notes, *(f"scene {name} is not there" for name in absent)]
         return Check(title=dataset.title, counts=counts, notes=notes)
@@ -233,7 +243,11 @@ class PairsBenchmark:
         pair_set = self._pair_set(job)
         report = score_all_seeds(pair_set, job.out / "matches", job.options, progress=progress)
         matcher = read_claim(job.out)["matcher"]
-        return replace(report, options={**report.options, "matcher": matcher})
+        notes = list(report.notes)
+        published = pair_set.num_published
+        if published is not None and len(pair_set.pairs) != published:
+            notes.append(f"{len(pair_set.pairs)} pairs, where {published} are published")
+        return replace(report, options={**report.options, "matcher": matcher}, notes=notes)
 
     def plan(self, job: Job, shard: Part, matcher: Matcher) -> Plan:
         pair_set = self._pair_set(job)

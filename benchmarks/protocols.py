@@ -54,9 +54,11 @@ def evaluate_protocol(
     if path.is_dir():
         record = _record(path, name)
         given = merge_options(record["options"], options or {})
-        job = Job(
-            name=name, root=folder, out=path, options=build_options(kind.options, given), limit=None
-        )
+        built = build_options(kind.options, given)
+        job = Job(name=name, root=folder, out=path, options=built, limit=record.get("limit"))
+        missing = kind.missing(job)
+        if missing:
+            raise InputError(f"'{path}' is no finished run: {missing}")
         return score_run(kind, job, record["method"], progress)
     built = build_options(kind.options, options or {})
     if isinstance(kind, MapfreeBenchmark):
@@ -93,13 +95,13 @@ def _score_poses(
 ) -> Scores:
     """Scores of a poses file whose lines may be named as queries are, or as servers want them."""
     scenes = []
+    unknown = []
     used = 0
     for scene in progress(dataset.scenes, "score", total=len(dataset.scenes)):
         task = dataset.read(scene)
         if task.truth is None:
-            raise InputError(
-                f"the truth of {dataset.title} is on its server: submit the poses there"
-            )
+            unknown.append(scene)
+            continue
         found = _poses_of(task, poses, dataset)
         used += len(found)
         report = evaluate(
@@ -119,12 +121,18 @@ def _score_poses(
                 seeds=[report.per_query],
             )
         )
+    if not scenes:
+        raise InputError(f"the truth of {dataset.title} is on its server: submit the poses there")
     if not used:
         raise InputError(
             f"the poses are of no query of {dataset.title}: they are named like "
             f"'{next(iter(poses), '')}', queries like '{scenes[0].report.per_query[0].name}'"
         )
-    return combine_scenes(dataset, scenes, replace(options, num_seeds=1))
+    report = combine_scenes(dataset, scenes, replace(options, num_seeds=1))
+    if unknown:
+        note = f"the truth of {', '.join(unknown)} is on the server: no value tells of them"
+        report = replace(report, notes=[*report.notes, note])
+    return report
 
 
 def _poses_of(

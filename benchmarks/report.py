@@ -286,7 +286,7 @@ def group_rows(
         groups: See `Report.groups`.
         mean_of_scenes: See `Report.mean_of_scenes`.
     """
-    recalls = list(next(iter(groups.values())).get("recall", {}))
+    recalls = list(next((v["recall"] for v in groups.values() if v.get("recall")), {}))
     header = [kind, "localized", "median", "", *(key.replace("_", " ") for key in recalls)]
 
     def row(name: str, localized: str, median: tuple[Any, Any], recall: list[Any]) -> list[str]:

@@ -108,7 +108,12 @@ def run_benchmark(
         kind.claim(job, loaded)
         for unit in units:
             kind.predict(job, unit, loaded, progress)
-    record = {"benchmark": name, "method": method, "options": options_as_dict(job.options)}
+    record = {
+        "benchmark": name,
+        "method": method,
+        "limit": limit,
+        "options": options_as_dict(job.options),
+    }
     write_text_atomic(job.out / RUN_FILE, json.dumps(record, indent=1) + "\n")
     missing = kind.missing(job)
     return Unfinished(missing=missing) if missing else score_run(kind, job, method, progress)

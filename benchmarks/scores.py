@@ -34,6 +34,7 @@ class ScoredScene:
         conditions: Query to its label.
         results: With the first seed.
         seeds: Scores of the queries with each seed.
+        num_left_out: Queries of the scene that a limit left out of the run.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ScoredScene:
     conditions: Mapping[str, str]
     results: Mapping[str, Localization]
     seeds: Sequence[Sequence[QueryScore]]
+    num_left_out: int = 0
 
 
 def score_localization(
@@ -90,22 +92,28 @@ def combine_scenes(
 ) -> Report:
     """One report of all scenes, with the values of each scene and condition in it."""
     limits = options.evaluation.limits
+    # a scene whose truth nobody knows must not thin out the values of the others
+    known = [s for s in scenes if s.report.median_translation_error_m is not None]
+    scored = known or scenes
     if len(scenes) == 1:
         report = scenes[0].report
     else:
-        report = _pooled(scenes, options)
+        report = _pooled(scored, options)
+        report = replace(report, seconds_map=sum(s.report.seconds_map or 0.0 for s in scenes))
     groups = {}
+    mean: dict[str, float] = {}
     if len(scenes) > 1:
         groups["scene"] = {s.name: _values(s.report.per_query, options) for s in scenes}
-    labels = list(dict.fromkeys(label for s in scenes for label in s.conditions.values()))
+        mean = mean_of([groups["scene"][s.name] for s in scored])
+    labels = list(dict.fromkeys(label for s in scored for label in s.conditions.values()))
     if labels:
         groups["condition"] = {
-            label: _values(_labelled(scenes, label), options) for label in labels
+            label: _values(_labelled(scored, label), options) for label in labels
         }
     seeds: dict[str, list[float]] = {}
     if options.num_seeds > 1:
         for k in range(options.num_seeds):
-            pooled = [score for s in scenes for score in s.seeds[k]]
+            pooled = [score for s in scored for score in s.seeds[k]]
             for key, value in flat(summarize(ScoreTable.of(pooled), limits)).items():
                 seeds.setdefault(key, []).append(value)
     return replace(
@@ -113,9 +121,9 @@ def combine_scenes(
         title=dataset.title,
         published=dataset.published,
         groups=groups,
-        mean_of_scenes=mean_of(list(groups.get("scene", {}).values())),
+        mean_of_scenes=mean,
         seeds=seeds,
-        notes=[*dataset.notes, *report.notes],
+        notes=[*dataset.notes, *_partial(dataset, scenes, scored), *report.notes],
     )
 
 
@@ -136,6 +144,31 @@ def read_predictions(folder: Path) -> dict[str, Localization]:
     return {name: Localization.from_dict(records[name]) for name in queries}
 
 
+def _partial(
+    dataset: LocalizationDataset, scenes: Sequence[ScoredScene], scored: Sequence[ScoredScene]
+) -> list[str]:
+    """What to say if not all of the data set was scored: published values are those of all."""
+    notes = []
+    if dataset.num_scenes is not None and len(scenes) < dataset.num_scenes:
+        notes.append(
+            f"only {len(scenes)} of the {dataset.num_scenes} scenes: means are of these alone, "
+            "published ones of all"
+        )
+    names = {s.name for s in scored}
+    silent_scenes = [s.name for s in scenes if s.name not in names]
+    if silent_scenes:
+        notes.append(
+            f"{len(silent_scenes)} of {len(scenes)} scenes have no ground truth and are not "
+            f"scored: {', '.join(silent_scenes[:10])}"
+        )
+    left_out = sum(s.num_left_out for s in scenes)
+    if left_out:
+        notes.append(
+            f"a run with a limit: {left_out} queries were not asked, and no value tells of them"
+        )
+    return notes
+
+
 def _score_scene(
     dataset: LocalizationDataset, name: str, folder: Path, options: LocalizationOptions
 ) -> ScoredScene:
@@ -153,6 +186,7 @@ def _score_scene(
         conditions={n: task.conditions[n] for n in first if n in task.conditions},
         results=first,
         seeds=[report.per_query for report in reports],
+        num_left_out=sum(query not in first for query in task.query_cameras),
     )
 
 
@@ -171,7 +205,6 @@ def _pooled(scenes: Sequence[ScoredScene], options: LocalizationOptions) -> Repo
     return Report(
         num_queries=len(scores),
         num_localized=sum(score.success for score in scores),
-        seconds_map=sum(s.report.seconds_map or 0.0 for s in scenes),
         seconds_per_query=mean_seconds(scores),
         intervals=intervals(tables, options.evaluation) if known else {},
         options=scenes[0].report.options,

@@ -64,6 +64,7 @@ def open_cambridge(root: Path, options: CambridgeOptions) -> LocalizationDataset
         scenes=scenes,
         read=lambda scene: read_cambridge(root, scene, options),
         counts=COUNTS,
+        num_scenes=len(COUNTS),
         published="cambridge",
         notes=(source,),
     )

@@ -212,7 +212,7 @@ def published_retrieval(
         unknown += len(renamed) - len(found)
         if rename(query) in wanted and found:
             retrieval[rename(query)] = found
-    if not retrieval:
+    if not retrieval and wanted:  # some lists leave a scene without queries
         query, candidates = next(iter(listed.items()))
         raise InputError(
             f"'{file}' pairs '{query}' with '{candidates[0]}', but queries are named like "

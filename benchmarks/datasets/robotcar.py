@@ -28,6 +28,7 @@ from matching.errors import InputError
 from matching.files import existing_file, existing_folder, text_lines
 from matching.images import image_size
 
+NUM_PLACES = 49
 CAMERAS = ("left", "rear", "right")
 _REFERENCE = "overcast-reference"
 _MODELS = "3D-models/individual/colmap_reconstructions"
@@ -54,6 +55,7 @@ def open_robotcar(root: Path, options: RobotcarOptions) -> LocalizationDataset:
     return LocalizationDataset(
         title="RobotCar Seasons",
         scenes=tuple(places),
+        num_scenes=NUM_PLACES,
         read=lambda place: read_robotcar(root, place, options),
         submission=SubmissionFormat(
             file_name="RobotCar_eval_{method}.txt", line_name=camera_and_name

@@ -79,6 +79,7 @@ def open_seven_scenes(root: Path, options: SevenScenesOptions) -> LocalizationDa
         scenes=scenes,
         read=lambda scene: read_seven_scenes(root, scene, options),
         counts=COUNTS,
+        num_scenes=len(COUNTS),
         published=f"7scenes-{options.truth}",
         notes=(note,),
     )

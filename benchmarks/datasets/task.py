@@ -88,6 +88,8 @@ class LocalizationDataset:
         read: Reads one scene; strict: a missing or odd file is an `InputError` that says what was
             expected. Whoever runs the benchmark lets go of a scene before it reads the next.
         counts: Published numbers of photos by scene, for ``--check``.
+        total: Published numbers over all scenes, where they are not known by scene.
+        num_scenes: Published number of scenes; None where there is only one, or nobody says.
         published: Key of the published rows to print beside ours (`benchmarks.published`), or "".
         submission: How its server wants poses, or None where scores are made here.
         notes: What a reader of the scores must know: which truth, which registration of depth, ...
@@ -97,6 +99,8 @@ class LocalizationDataset:
     scenes: tuple[str, ...]
     read: Callable[[str], LocalizationTask]
     counts: Mapping[str, SceneCounts] = field(default_factory=dict)
+    total: SceneCounts = field(default_factory=SceneCounts)
+    num_scenes: int | None = None
     published: str = ""
     submission: SubmissionFormat | None = None
     notes: tuple[str, ...] = ()

@@ -21,7 +21,7 @@ from benchmarks.datasets.posed_photos import (
     read_matrix,
 )
 from benchmarks.datasets.pseudo_truth import find_pseudo_truth, read_pseudo_truth
-from benchmarks.datasets.task import LocalizationDataset, LocalizationTask
+from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, SceneCounts
 from benchmarks.evaluate import EvaluationOptions
 from benchmarks.options import LocalizationOptions
 from mapping.depth import Surfaces
@@ -58,11 +58,9 @@ def open_twelve_scenes(root: Path, options: TwelveScenesOptions) -> Localization
         title=f"12-Scenes, {'SfM' if is_sfm else 'D-SLAM'} truth",
         scenes=scenes,
         read=lambda scene: read_twelve_scenes(root, scene, options),
+        total=SceneCounts(map=NUM_MAP if is_sfm else None, queries=NUM_QUERIES[options.truth]),
+        num_scenes=len(SCENES),
         published=f"12scenes-{options.truth}",
-        notes=(
-            f"over all 12 scenes {NUM_QUERIES[options.truth]} queries are published"
-            + (f" and {NUM_MAP} map frames" if is_sfm else ""),
-        ),
     )
 
 

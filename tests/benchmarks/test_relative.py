@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from benchmarks.datasets import pairs
 from benchmarks.datasets.pair_task import ImagePair, PairSet, PairsOptions
 from benchmarks.datasets.pairs import FolderPairsOptions, open_pairs
+from benchmarks.kinds import PairsBenchmark
+from benchmarks.protocols import evaluate_protocol
+from benchmarks.registry import BENCHMARKS
 from benchmarks.relative import match_pairs, score_pairs
 from benchmarks.report import PairsReport
 from benchmarks.run import benchmark_options, run_benchmark
@@ -70,9 +73,25 @@ def test_pairs_benchmark_scores_any_matcher(
     assert loops == [("match", 3), ("relative poses", 3)]
     assert (matcher.num_encoded, matcher.num_matched) == done
     assert isinstance(again, PairsReport) and again.median_inliers < report.median_inliers
+    # from the predictions alone, as many pairs as the run had
+    alone = evaluate_protocol("pairs", tmp_path, place)
+    assert isinstance(alone, PairsReport) and alone.num_pairs == 3
+    assert alone.auc_deg == again.auc_deg
     options["crop_size"] = [64, 64]
     with pytest.raises(InputError, match=r"another 'options\.crop_size'"):
         run_benchmark("pairs", place, tmp_path, matcher=matcher, options=options, limit=3)
+
+
+def test_fewer_pairs_than_published_are_told(
+    world: FakeWorld, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def published(root: Path, options: FolderPairsOptions) -> PairSet:
+        return replace(open_pairs(root, options), num_published=1500)
+
+    kind = PairsBenchmark(options=FolderPairsOptions, open=published)
+    monkeypatch.setitem(BENCHMARKS, "published", kind)
+    report = run_benchmark("published", place, tmp_path, matcher=FakeMatcher(world), limit=2)
+    assert "2 pairs, where 1500 are published" in report.notes
 
 
 class FixedMatches(Matcher):

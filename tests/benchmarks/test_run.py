@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.protocols import evaluate_protocol
 from benchmarks.registry import BENCHMARKS
 from benchmarks.report import Report
 from benchmarks.run import Unfinished, check_benchmark, plan_benchmark, run_benchmark
+from benchmarks.scores import score_localization
 from benchmarks.shards import Part
 from benchmarks.submissions import SubmissionFormat, check_submission
 from localize.results import write_poses
@@ -213,6 +215,78 @@ def test_without_truth_a_submission_is_all(two: TwoScenes, tmp_path: Path) -> No
     assert report.median_translation_error_m is None and report.num_localized == 2
     assert report.submission["num_poses"] == 2 and report.submission["left_out"] == []
     assert report.groups["condition"]["day"] == {"num_queries": 2, "num_localized": 2}
+
+
+def test_a_limited_run_says_so_and_is_scored_again(two: TwoScenes, tmp_path: Path) -> None:
+    report = run_benchmark("two", two.root, tmp_path, matcher=two.matcher, limit=1)
+    told = "a run with a limit: 4 queries were not asked, and no value tells of them"
+    assert report.num_queries == 2 and told in report.notes
+    again = evaluate_protocol("two", tmp_path, two.root)
+    assert isinstance(again, Report) and again.num_queries == 2 and told in again.notes
+    line = (tmp_path / "yard" / "results.jsonl").read_text()
+    (tmp_path / "yard" / "results.jsonl").write_text(line.partition("\n")[2])
+    with pytest.raises(InputError, match=r"no finished run: .*no prediction yet for 1 of 1"):
+        evaluate_protocol("two", tmp_path, two.root)
+
+
+def test_scenes_without_truth_do_not_thin_out_the_others(
+    two: TwoScenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(scene: str) -> LocalizationTask:
+        task = TwoScenes.read(two, scene)
+        return replace(task, truth=None) if scene == "hall" else task
+
+    monkeypatch.setattr(two, "read", read)
+    options = {"evaluation": {"num_bootstrap": 5}}
+    report = run_benchmark("two", two.root, tmp_path, matcher=two.matcher, options=options)
+    assert (report.num_queries, report.num_localized) == (NUM_QUERIES, NUM_QUERIES)
+    assert {score.name.split("/")[0] for score in report.per_query} == {"yard"}
+    assert report.groups["scene"]["hall"] == {"num_queries": 3, "num_localized": 3}
+    yard = report.groups["scene"]["yard"]["median_translation_error_m"]
+    assert report.mean_of_scenes["median_translation_error_m"] == yard
+    assert report.groups["condition"]["night"]["num_queries"] == 2
+    assert "median_translation_error_m" in report.intervals
+    assert "1 of 2 scenes have no ground truth and are not scored: hall" in report.notes
+    assert "| within 0.25m 2deg | 100.0 % |" in (tmp_path / "report.md").read_text()
+    # the table of the scenes keeps its columns though the first scene has no values
+    assert "0.25m 2deg" in next(
+        line for line in report.to_text().splitlines() if line.startswith("scene")
+    )
+    assert report.submission["num_poses"] == 2 * NUM_QUERIES
+
+
+def test_poses_are_scored_where_the_truth_is_known(
+    two: TwoScenes, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(scene: str) -> LocalizationTask:
+        task = TwoScenes.read(two, scene)
+        return replace(task, truth=None) if scene == "hall" else task
+
+    monkeypatch.setattr(two, "read", read)
+    report = evaluate_protocol("two", out / "Two_eval_fake.txt", two.root)
+    assert isinstance(report, Report) and report.num_queries == NUM_QUERIES
+    assert report.recall["0.25m_2deg"] == 1
+    assert "the truth of hall is on the server: no value tells of them" in report.notes
+
+
+def test_missing_scenes_are_told(two: TwoScenes, out: Path) -> None:
+    dataset = replace(
+        two.open(two.root, LocalizationOptions()), num_scenes=3, total=SceneCounts(queries=9)
+    )
+    kind = LocalizationBenchmark(options=LocalizationOptions, open=lambda root, options: dataset)
+    BENCHMARKS["three"] = kind
+    try:
+        check = check_benchmark("three", two.root)
+    finally:
+        del BENCHMARKS["three"]
+    assert [(c.what, c.found, c.published) for c in check.counts][-3:] == [
+        ("scenes", 2, 3),
+        ("all maps", 12, None),
+        ("all queries", 6, 9),
+    ]
+    options = LocalizationOptions(num_seeds=2)
+    report = score_localization(dataset, out, options)
+    assert any(note.startswith("only 2 of the 3 scenes") for note in report.notes)
 
 
 def test_a_check_counts_against_the_published_numbers(two: TwoScenes) -> None:

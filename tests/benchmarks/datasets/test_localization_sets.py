@@ -91,7 +91,7 @@ def test_whole_benchmark(name: str, miniature: Miniatures, tmp_path: Path) -> No
         assert check_submission(tmp_path / "out" / file, names) == []
         submitted = read_submission_poses(tmp_path / "out" / file)
         for query, pose in poses.items():
-            assert gap(submitted[line_name(query)], pose) < (1e-6, 1e-6)
+            assert max(gap(submitted[line_name(query)], pose)) < 1e-5
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -273,5 +273,5 @@ def test_check_counts_against_the_published_numbers(name: str, miniature: Miniat
     found = [count.found for count in check.counts]
     assert len(mini.map_photos) in found and len(mini.queries) in found
     # a miniature is no complete download, and where the publishers say so it shows
-    published = {"aachen", "cambridge", "7scenes", "inloc"}
+    published = {"aachen", "cambridge", "7scenes", "12scenes", "inloc", "robotcar"}
     assert check.complete == (name not in published)

@@ -11,7 +11,7 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from benchmarks.datasets import inloc
+from benchmarks.datasets import inloc, seven_scenes
 from benchmarks.datasets.cambridge import CambridgeOptions, read_cambridge
 from benchmarks.datasets.depth import read_depth_mm, surface_of_depth
 from benchmarks.datasets.inloc import InlocOptions, open_inloc, read_inloc
@@ -35,6 +35,8 @@ from benchmarks.miniatures import twelve_scenes as mini_twelve
 from benchmarks.miniatures.studio import Studio, camera_center, pinhole
 from benchmarks.registry import BENCHMARKS
 from benchmarks.rendered_place import RenderedPlace
+from benchmarks.run import run_benchmark
+from matching import load_matcher
 from matching.errors import InputError
 from matching.images import image_size
 from tests.benchmarks.miniature_sets import Miniature
@@ -209,6 +211,19 @@ def test_registration_of_depth(registration: Any, miniature: Miniatures) -> None
         assert gap == pytest.approx(expected, abs=1e-6)
 
 
+def test_numbers_of_the_kinect_are_the_published_ones() -> None:
+    """Typed again: the miniature is made with the reader's own."""
+    rotation = [
+        [0.99996518, 0.00267651, -0.00790410],
+        [-0.00274093, 0.99996303, -0.00815045],
+        [0.00788199, 0.00817183, 0.99993554],
+    ]
+    np.testing.assert_array_equal(COLOR_FROM_DEPTH[:3, :3], rotation)
+    translation = [-0.02555894, 0.00010110, 0.00203183]
+    np.testing.assert_array_equal(COLOR_FROM_DEPTH[:3, 3], translation)
+    assert (seven_scenes.COLOR_FOCAL_PX, seven_scenes.DEPTH_FOCAL_PX) == (525, 585)
+
+
 def test_depth_of_both_sets_lies_in_the_colour_pixels(miniature: Miniatures) -> None:
     tasks = (
         read_seven_scenes(miniature("7scenes").root, mini_seven.SCENE, SevenScenesOptions()),
@@ -321,6 +336,36 @@ def test_robotcar_lists(miniature: Miniatures) -> None:
     test = read_robotcar(root, place, RobotcarOptions(queries="v2_test"))
     assert set(train.query_cameras) | set(test.query_cameras) == set(mini_robotcar.QUERIES)
     assert test.truth is None  # the train list has none of their poses
+
+
+def test_a_place_without_queries_of_v2_is_no_obstacle(
+    miniature: Miniatures, tmp_path: Path
+) -> None:
+    """The lists of v2 leave places without any query."""
+    root, place = tmp_path / "data", mini_robotcar.PLACE
+    shutil.copytree(miniature("robotcar").root, root)
+    models = root / "3D-models/individual/colmap_reconstructions"
+    shutil.copytree(models / f"{place}_aligned", models / "012_aligned")
+    others = "".join(f"{name}\n" for name in mini_robotcar.QUERIES[1:])
+    (root / "queries_per_location" / "queries_location_012.txt").write_text(others)
+    pairs = "".join(f"{q} {m}\n" for q in mini_robotcar.QUERIES for m in mini_robotcar.MAP)
+    (tmp_path / "pairs.txt").write_text(pairs)
+    report = run_benchmark(
+        "robotcar",
+        root,
+        tmp_path / "out",
+        matcher=load_matcher("sift"),
+        options={
+            "queries": "v2_train",
+            "retrieval_pairs": str(tmp_path / "pairs.txt"),
+            "evaluation": {"num_bootstrap": 5},
+        },
+    )
+    assert report.num_queries == report.num_localized == len(mini_robotcar.TRAIN)
+    assert report.median_translation_error_m < 0.05
+    assert report.intervals["median_translation_error_m"][1] < 0.05
+    assert report.groups["scene"]["012"] == {"num_queries": 0, "num_localized": 0}
+    assert len((tmp_path / "out" / "RobotCar_eval_sift.txt").read_text().splitlines()) == 1
 
 
 # ------------------------------------------------------------------------------ shared readers

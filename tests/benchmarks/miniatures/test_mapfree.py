@@ -182,6 +182,11 @@ def test_without_depth_a_pose_has_no_length_and_is_left_out(run: Run, tmp_path: 
     # both scenes are in the zip all the same: absent ones would be charged five times
     assert zip_problems(tmp_path / "submission.zip", ["s00460", "s00461"]) == []
     assert report.scores.official["Estimates for % of frames"] == 0
+    again = evaluate_protocol("mapfree", tmp_path, run.root)
+    assert isinstance(again, MapfreeReport) and again.left_out == report.left_out
+    (tmp_path / "predictions" / "s00461.jsonl").unlink()
+    with pytest.raises(InputError, match="no finished run: scene s00461 has no prediction yet"):
+        evaluate_protocol("mapfree", tmp_path, run.root)
 
 
 def test_checks_and_plans_count_the_frames(run: Run) -> None:
