@@ -93,8 +93,11 @@ class Localization:
         """The result of an object as `to_dict` makes it (without the matches).
 
         Raises:
-            ValueError: A field is missing or holds something else than `to_dict` writes.
+            ValueError: No object, or a field is missing or holds something else than `to_dict`
+                writes.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"expected an object, got {str(values)[:40]!r}")
         missing = sorted(set(_FIELDS) - set(values))
         if missing:
             raise ValueError(f"no field '{missing[0]}'")
@@ -223,10 +226,7 @@ def read_results(path: PathLike) -> dict[str, Localization]:
     results: dict[str, Localization] = {}
     for where, line in _lines(path, "results file"):
         try:
-            values = json.loads(line)
-            if not isinstance(values, dict):
-                raise ValueError(f"expected an object, got {line[:40]!r}")
-            result = Localization.from_dict(values)
+            result = Localization.from_dict(json.loads(line))
         except ValueError as error:
             raise InputError(f"{where}: {error}") from error
         if result.name in results:

@@ -49,8 +49,9 @@ class UnfinishedResults:
         self.file = file
         header = json.dumps({"run": identity})
         self.done: dict[str, Localization] = {}
-        lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else [""]
-        kept = lines[1:-1] if lines[0] == header else []  # the last line may be half written
+        # bytes: a killed process may have left half a line, and in it half a letter
+        lines = file.read_bytes().split(b"\n") if file.is_file() else [b""]
+        kept = lines[1:-1] if lines[0] == header.encode() else []
         for number, line in enumerate(kept, 2):
             try:
                 result = Localization.from_dict(json.loads(line))
@@ -59,7 +60,7 @@ class UnfinishedResults:
                     f"'{file}' line {number}: {error}; delete the file to start anew"
                 ) from error
             self.done[result.name] = result
-        write_text_atomic(file, "".join(f"{line}\n" for line in [header, *kept]))
+        write_text_atomic(file, "".join(f"{line}\n" for line in [header, *map(bytes.decode, kept)]))
 
     def keep(self, result: Localization) -> None:
         """Add a result; it is on disk on return."""

@@ -6,9 +6,11 @@ import numpy as np
 import pycolmap
 import pytest
 
+from localize.intrinsics import QueryCamera
 from localize.localizer import Localizer
 from localize.options import LocalizerOptions
 from localize.queries import Query
+from localize.solve import failed
 from localize.unfinished import UnfinishedResults, run_identity
 from matching.errors import InputError
 
@@ -52,10 +54,26 @@ def test_everything_that_results_depend_on_changes_the_identity(tmp_path: Path) 
 
 def test_results_of_another_run_are_thrown_away(tmp_path: Path) -> None:
     file = tmp_path / "poses.partial.jsonl"
-    UnfinishedResults(file, "first")
-    with file.open("a") as opened:
-        opened.write("no result\n")
-    with pytest.raises(InputError, match=r"line 2.*delete the file"):
+    for line in (b"no result", b"3", b"{}", b"\xff"):
         UnfinishedResults(file, "first")
+        with file.open("ab") as opened:
+            opened.write(line + b"\n")
+        with pytest.raises(InputError, match=r"line 2.*delete the file"):
+            UnfinishedResults(file, "first")
+        file.unlink()
+    UnfinishedResults(file, "first")
     assert UnfinishedResults(file, "second").done == {}
     assert len(file.read_text().splitlines()) == 1
+
+
+def test_half_a_letter_is_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "poses.partial.jsonl"
+    query_camera = QueryCamera(
+        camera=pycolmap.Camera(model="SIMPLE_PINHOLE", width=4, height=3, params=[5, 2, 1.5]),
+        source="given",
+    )
+    UnfinishedResults(file, "run").keep(failed("Z\u00fcrich.jpg", "dark", query_camera, {}))
+    whole = file.read_bytes()
+    file.write_bytes(whole + '{"name": "Z\u00fc'.encode()[:-1])
+    assert list(UnfinishedResults(file, "run").done) == ["Z\u00fcrich.jpg"]
+    assert file.read_bytes() == whole
