@@ -164,12 +164,11 @@ class LocalizationBenchmark:
         num_map = num_queries = 0
         for name in progress(dataset.scenes, "check", total=len(dataset.scenes)):
             task = dataset.read(name)
-            num_map += len(task.map_names)
+            map_photos = len(task.map_names) + task.num_unused
+            num_map += map_photos
             num_queries += len(task.query_cameras)
             published = dataset.counts.get(name, SceneCounts())
-            counts.append(
-                Count(what=f"{name} map", found=len(task.map_names), published=published.map)
-            )
+            counts.append(Count(what=f"{name} map", found=map_photos, published=published.map))
             counts.append(
                 Count(
                     what=f"{name} queries",

@@ -99,6 +99,7 @@ def read_inloc(root: Path, options: InlocOptions) -> LocalizationTask:
     """
     queries = _queries(root)
     names = _cutouts(root)
+    num_cutouts = len(names)
     retrieval = published_retrieval(options.retrieval_pairs, queries, names)
     if retrieval is not None:
         listed = {name for found in retrieval.values() for name in found}
@@ -116,6 +117,7 @@ def read_inloc(root: Path, options: InlocOptions) -> LocalizationTask:
         reference=posed_model({name: (cameras[name], poses[name]) for name in names}),
         surfaces=lambda name: scan_points(root, name).astype(np.float32),
         retrieval=retrieval,
+        num_unused=num_cutouts - len(names),
     )
 
 

@@ -29,6 +29,7 @@ class LocalizationTask:
         retrieval: Map photos to compare each query with, best first, from a published list; None
             leaves it to our own retrieval. A query that is not in it is retrieved by ourselves.
         conditions: Query to the label that its score is also listed under, such as "night".
+        num_unused: Map photos of the data set beside ``map_names``, which ``--check`` counts too.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LocalizationTask:
     surfaces: Surfaces | None = None
     retrieval: Mapping[str, Sequence[str]] | None = None
     conditions: Mapping[str, str] = field(default_factory=dict)
+    num_unused: int = 0
 
     def __post_init__(self) -> None:
         both = sorted(set(self.map_names) & set(self.query_cameras))

@@ -35,7 +35,7 @@ from benchmarks.miniatures import twelve_scenes as mini_twelve
 from benchmarks.miniatures.studio import Studio, camera_center, pinhole
 from benchmarks.registry import BENCHMARKS
 from benchmarks.rendered_place import RenderedPlace
-from benchmarks.run import run_benchmark
+from benchmarks.run import check_benchmark, run_benchmark
 from matching import load_matcher
 from matching.errors import InputError
 from matching.images import image_size
@@ -173,6 +173,9 @@ def test_inloc_leaves_out_cutouts_without_points(
     assert empty not in task.map_names and len(task.map_names) == 5
     assert all(empty not in found for found in task.retrieval.values())
     assert task.reference.num_images() == 5
+    # the download is whole all the same
+    for options in ({}, {"retrieval_pairs": pairs}):
+        assert check_benchmark("inloc", root, options=options).counts[0].found == 6
 
 
 def test_inloc_maps_only_what_the_list_names(miniature: Miniatures, tmp_path: Path) -> None:
