@@ -83,9 +83,11 @@ def check_target(out: PathLike) -> Path:
     """The folder to write, refused before the work if it holds something else.
 
     Raises:
-        InputError: It is a file, or not empty and no earlier reconstruction.
+        InputError: It is a file, not empty and no earlier reconstruction, or has no name.
     """
     target = Path(out)
+    if target.name in ("", ".."):  # what is renamed into place needs a name
+        raise InputError(f"'{out}' has no name of its own: give the folder by its name")
     if target.exists() and not target.is_dir():
         raise InputError(f"'{out}' is a file, but a reconstruction is written into a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / SUMMARY).is_file():

@@ -208,6 +208,9 @@ def test_wrong_use_is_refused_before_the_work(photos: Path, views: list[Rendered
     with pytest.raises(InputError, match="no reconstruction"):
         reconstruct_photos(photos, other, OracleMatcher(views))
     assert (other / "thesis.txt").read_text() == "precious"
+    for nameless in (".", "..", photos / ".."):
+        with pytest.raises(InputError, match="give the folder by its name"):
+            reconstruct_photos(photos, nameless, OracleMatcher(views))
     with pytest.raises(InputError, match="predicts no point maps"):
         reconstruct_photos(photos, photos.parent / "new", load_matcher("sift"))
     with pytest.raises(InputError, match="at least 2"):
