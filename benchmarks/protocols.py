@@ -78,12 +78,11 @@ def _record(folder: Path, name: str) -> dict[str, Any]:
         raise InputError(f"'{folder}' holds no run of a benchmark: it has no {RUN_FILE}")
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        benchmark_name, _, _ = record["benchmark"], record["method"], record["options"]
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"'{file}' is damaged: run the benchmark again") from error
-    if record["benchmark"] != name:
-        raise InputError(
-            f"'{folder}' holds a run of benchmark {record['benchmark']}, not of {name}"
-        )
+    if benchmark_name != name:
+        raise InputError(f"'{folder}' holds a run of benchmark {benchmark_name}, not of {name}")
     return record
 
 

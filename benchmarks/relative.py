@@ -2,6 +2,8 @@
 
 import json
 import time
+import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,7 +218,7 @@ def read_matches(folder: Path, number: int) -> PairMatches:
             )
     except FileNotFoundError as error:
         raise InputError(f"no matches '{file}': match the pairs first") from error
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"'{file}' is damaged: delete it and match again") from error
 
 

@@ -8,6 +8,7 @@ import functools
 import logging
 import math
 import re
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -183,7 +184,9 @@ def _read_xyz(file: Path) -> FloatArray:
         ) from error
     try:
         values: Any = loadmat(file, variable_names=["XYZcut"]).get("XYZcut")
-    except (MatReadError, ValueError, OSError, TypeError, NotImplementedError) as error:
+    except (
+        MatReadError, ValueError, OSError, TypeError, NotImplementedError, zlib.error,
+    ) as error:  # fmt: skip
         raise InputError(f"'{file}' is no readable MATLAB file: {error}") from error
     if values is None or values.ndim != 3 or values.shape[2] != 3:
         raise InputError(f"'{file}' holds no XYZcut of shape (height, width, 3)")

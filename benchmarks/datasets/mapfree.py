@@ -23,7 +23,7 @@ from benchmarks.metrics import (
     vcre_px,
 )
 from matching.errors import InputError
-from matching.files import PathLike, existing_file, existing_folder
+from matching.files import PathLike, existing_file, existing_folder, text_lines
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +102,11 @@ def read_scene(folder: PathLike) -> Scene:
     scene = existing_folder(folder, "Map-free scene")
     K: dict[int, FloatArray] = {}
     image_size = (0, 0)
-    for name, values, _ in read_lines(scene / "intrinsics.txt", 6):
+    for name, values, where in read_lines(scene / "intrinsics.txt", 6):
         frame = _number(name)
         fx, fy, cx, cy, width, height = values
+        if not all(map(math.isfinite, values)):
+            raise InputError(f"{where}: the intrinsics are not finite")
         # The official reader keeps K in single precision; VCRE follows it to the digit.
         K[frame] = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float32).astype(np.float64)
         image_size = (int(width), int(height))
@@ -279,8 +281,8 @@ def read_lines(path: Path, num_values: int) -> Iterator[tuple[str, list[float], 
         InputError: The file is missing, or a line is malformed.
     """
     file = existing_file(path, "Map-free file")
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or "#" in line:
+    for number, line in text_lines(file):
+        if not line or "#" in line:
             continue
         name, *fields = line.split()
         where = f"{file}:{number}"

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
-from PIL import Image
 
+from benchmarks.datasets.depth import read_depth_mm
 from benchmarks.datasets.mapfree import (
     MULTI_EVERY,
     SCORED_EVERY,
@@ -89,7 +89,7 @@ def read_mapfree_scene(folder: Path) -> MapfreeScene:
                 height=int(height),
                 params=[fx, fy, cx + 0.5, cy + 0.5],
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{where}: no camera: {error}") from error
         if min(fx, fy, width, height) <= 0:
             raise InputError(f"{where}: focal lengths and size must be positive")
@@ -147,10 +147,7 @@ def read_depth(scene: MapfreeScene, name: str, kind: str) -> NDArray[np.float32]
     file = existing_file(
         (scene.folder / name).with_suffix(f".{kind}.png"), f"depth map of kind '{kind}'"
     )
-    with Image.open(file) as image:
-        if image.mode not in ("I;16", "I"):
-            raise InputError(f"'{file}' must be a 16 bit grey image, it is of mode {image.mode}")
-        return np.asarray(image).astype(np.float32) / np.float32(1000)
+    return np.nan_to_num(read_depth_mm(file)).astype(np.float32)
 
 
 def _number(name: str) -> int:

@@ -11,6 +11,8 @@ All photos are stretched to 640x480, as all publications do.
 """
 
 import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +179,7 @@ def _arrays(file: Path) -> dict[str, NDArray[Any]]:
             return dict(arrays)
     except FileNotFoundError as error:
         raise InputError(f"no file '{file}': it belongs beside 'test.npz'") from error
-    except (ValueError, OSError, EOFError, KeyError) as error:
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"'{file}' is damaged: download it again") from error
 
 

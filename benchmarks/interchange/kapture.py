@@ -116,12 +116,14 @@ def read_keypoints(reconstruction: Path, kind: str) -> Callable[[str], NDArray[n
 
     def read(name: str) -> NDArray[np.float32]:
         if tar.is_file():
-            with tarfile.open(tar) as archive:
-                try:
+            try:
+                with tarfile.open(tar) as archive:
                     member = archive.extractfile(f"{name}.kpt")
-                except KeyError as error:
-                    raise InputError(f"'{tar}' holds no '{name}.kpt'") from error
-                data = b"" if member is None else member.read()
+                    data = b"" if member is None else member.read()
+            except KeyError as error:
+                raise InputError(f"'{tar}' holds no '{name}.kpt'") from error
+            except (tarfile.TarError, EOFError) as error:
+                raise InputError(f"'{tar}' is no readable tar file: {error}") from error
         else:
             data = existing_file(folder / f"{name}.kpt", "file of keypoints").read_bytes()
         if len(data) % (dtype.itemsize * size):
@@ -211,10 +213,10 @@ def _read_sensors(file: Path) -> dict[str, pycolmap.Camera | None]:
         if row[3] == "UNKNOWN_CAMERA":
             cameras[row[0]] = None
             continue
-        width, height = (str(int(float(size))) for size in row[4:6])
         try:
+            width, height = (str(int(float(size))) for size in row[4:6])
             cameras[row[0]] = parse_camera(" ".join([row[3], width, height, *row[6:]]))
-        except InputError as error:
+        except (ValueError, OverflowError) as error:
             raise InputError(f"{where}: {error}") from error
     return cameras
 

@@ -123,9 +123,11 @@ def test_pairs_without_matches_fail_and_stay_in_the_denominator(tmp_path: Path) 
     assert report.auc_deg == {"5": 0.0, "10": 0.0, "20": 0.0}
     assert report.precision_2px == 0.0 and report.median_error_deg == np.inf
     assert report.per_pair[0].reason == "no pose from 0 matches"
-    (tmp_path / "m" / "000001.npz").write_bytes(b"broken")
-    with pytest.raises(InputError, match=r"000001\.npz' is damaged"):
-        score_pairs(pair_set, tmp_path / "m", options)
+    whole = (tmp_path / "m" / "000001.npz").read_bytes()
+    for damaged in (b"broken", whole[:-30], whole[:40]):
+        (tmp_path / "m" / "000001.npz").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"000001\.npz' is damaged"):
+            score_pairs(pair_set, tmp_path / "m", options)
 
 
 def test_exact_matches_give_the_exact_pose(tmp_path: Path) -> None:

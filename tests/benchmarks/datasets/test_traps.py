@@ -178,6 +178,16 @@ def test_inloc_leaves_out_cutouts_without_points(
         assert check_benchmark("inloc", root, options=options).counts[0].found == 6
 
 
+def test_a_damaged_scan_is_named(miniature: Miniatures, tmp_path: Path) -> None:
+    name = mini_inloc.CUTOUTS[0]
+    data = bytearray((miniature("inloc").root / f"{name}.mat").read_bytes())
+    data[len(data) // 4] ^= 0xFF  # inside the compressed numbers
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / f"{name}.mat").write_bytes(data)
+    with pytest.raises(InputError, match="is no readable MATLAB file"):
+        inloc.scan_points(tmp_path, name)
+
+
 def test_inloc_maps_only_what_the_list_names(miniature: Miniatures, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.txt"
     pairs.write_text("\n".join(f"{mini_inloc.QUERIES[0]} {n}" for n in mini_inloc.CUTOUTS[1:4]))

@@ -163,6 +163,7 @@ def test_kapture_of_another_version_and_broken_rows(tmp_path: Path) -> None:
         ("records_camera.txt", "0, c, a.jpg\n1, c, a.jpg\n", "line 2.*comes twice"),
         ("trajectories.txt", "0, c, 1, 0, 0, 0, 1, 2, y\n", "line 1"),
         ("sensors.txt", "# kapture format: 2.0\n", "format 2.0"),
+        ("sensors.txt", "c, , camera, SIMPLE_PINHOLE, wide, 48, 50, 32, 24\n", "line 1"),
     ):
         before = (sensors / file).read_text()
         (sensors / file).write_text(text)

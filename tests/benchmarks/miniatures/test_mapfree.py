@@ -1,6 +1,7 @@
 """The whole Map-free benchmark on its miniature; wrong conventions must show as large errors."""
 
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,6 +201,24 @@ def test_checks_and_plans_count_the_frames(run: Run) -> None:
     with pytest.raises(InputError, match=r"no photo '.*frame_00004\.jpg'"):
         check_benchmark("mapfree", run.root)
     hidden.rename(photo)
+
+
+def test_odd_files_are_named(run: Run, tmp_path: Path) -> None:
+    scene = tmp_path / "s00461"
+    shutil.copytree(run.root / "val" / "s00461", scene)
+    depth = (scene / REFERENCE).with_suffix(f".{DEPTH_KIND}.png")
+    depth.write_bytes(depth.read_bytes()[:3000])
+    with pytest.raises(InputError, match=r"frame_00000\.rendered\.png' is no readable depth"):
+        read_depth(read_mapfree_scene(scene), REFERENCE, DEPTH_KIND)
+    intrinsics = (scene / "intrinsics.txt").read_text()
+    (scene / "intrinsics.txt").write_text(intrinsics.replace(" 720", " inf", 1))
+    for read in (read_scene, read_mapfree_scene):
+        with pytest.raises(InputError, match=r"intrinsics\.txt:1"):
+            read(scene)
+    (scene / "intrinsics.txt").write_bytes(b"\xff\xfe")
+    for read in (read_scene, read_mapfree_scene):
+        with pytest.raises(InputError, match=r"intrinsics\.txt' is no UTF-8 text"):
+            read(scene)
 
 
 def test_the_training_scenes_have_the_official_layout(run: Run) -> None:
