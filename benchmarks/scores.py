@@ -75,7 +75,12 @@ def score_localization(
     )
     if dataset.submission is None:
         return report
-    everything = {name: r for s in scenes for name, r in s.results.items()}
+    everything: dict[str, Localization] = {}
+    for scene in scenes:
+        for name, result in scene.results.items():
+            # a query that several scenes list counts as localized if one of them did
+            if name not in everything or not everything[name].success:
+                everything[name] = result
     if not any(result.success for result in everything.values()):
         return replace(report, notes=[*report.notes, "no submission: no query was localized"])
     written = write_submission(out, method, everything, dataset.submission)

@@ -9,6 +9,7 @@ from typing import Any
 import pycolmap
 import pytest
 
+from benchmarks import scores
 from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, SceneCounts
 from benchmarks.kinds import LocalizationBenchmark
 from benchmarks.localization import map_task
@@ -18,10 +19,10 @@ from benchmarks.protocols import evaluate_protocol
 from benchmarks.registry import BENCHMARKS
 from benchmarks.report import Report
 from benchmarks.run import Unfinished, check_benchmark, plan_benchmark, run_benchmark
-from benchmarks.scores import score_localization
+from benchmarks.scores import ScoredScene, score_localization
 from benchmarks.shards import Part
 from benchmarks.submissions import SubmissionFormat, check_submission
-from localize.results import write_poses
+from localize.results import Localization, write_poses
 from mapping.options import MapOptions, PairOptions
 from matching.errors import InputError
 from tests.benchmarks.fakes import LocalizingMatcher
@@ -100,6 +101,11 @@ def out(two: TwoScenes, tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert isinstance(report, Unfinished) and "yard" in report.missing
             assert not (folder / "report.json").exists()
     return folder
+
+
+def score_task_of(two: TwoScenes, out: Path, scene: str) -> ScoredScene:
+    dataset = two.open(two.root, LocalizationOptions())
+    return scores._score_scene(dataset, scene, out / scene, LocalizationOptions())
 
 
 def test_shards_of_scenes_are_joined_to_one_report(two: TwoScenes, out: Path) -> None:
@@ -253,6 +259,24 @@ def test_scenes_without_truth_do_not_thin_out_the_others(
         line for line in report.to_text().splitlines() if line.startswith("scene")
     )
     assert report.submission["num_poses"] == 2 * NUM_QUERIES
+
+
+def test_a_query_of_two_scenes_is_submitted_if_one_localized_it(
+    two: TwoScenes, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = two.open(two.root, LocalizationOptions())
+    reports = {s: score_task_of(two, out, s) for s in SCENES}
+
+    def scored(dataset: LocalizationDataset, name: str, *others: Any) -> ScoredScene:
+        results = reports[name].results
+        query = next(iter(results))
+        failed = Localization(name="q.png", success=False, reason="dark")
+        same = {"q.png": failed if name == "yard" else results[query]}
+        return replace(reports[name], results=same)
+
+    monkeypatch.setattr(scores, "_score_scene", scored)
+    report = score_localization(dataset, tmp_path, LocalizationOptions())
+    assert report.submission == {"path": "Two_eval_groundloc.txt", "num_poses": 1, "left_out": []}
 
 
 def test_poses_are_scored_where_the_truth_is_known(
