@@ -136,7 +136,7 @@ def read_predictions(folder: Path) -> dict[str, Localization]:
     """The results of one scene in the order of its list.
 
     Raises:
-        InputError: Some are missing.
+        InputError: Some are missing or damaged.
     """
     queries = read_claim(folder)["queries"]
     records = Journal(folder, RESULTS).records()
@@ -146,7 +146,10 @@ def read_predictions(folder: Path) -> dict[str, Localization]:
             f"'{folder}' has no prediction yet for {len(missing)} of {len(queries)} queries, such "
             f"as '{missing[0]}': run the benchmark to its end first (all of its shards)"
         )
-    return {name: Localization.from_dict(records[name]) for name in queries}
+    try:
+        return {name: Localization.from_dict(records[name]) for name in queries}
+    except ValueError as error:
+        raise InputError(f"a prediction in '{folder}' is damaged: {error}") from error
 
 
 def _partial(

@@ -230,6 +230,9 @@ def test_a_limited_run_says_so_and_is_scored_again(two: TwoScenes, tmp_path: Pat
     again = evaluate_protocol("two", tmp_path, two.root)
     assert isinstance(again, Report) and again.num_queries == 2 and told in again.notes
     line = (tmp_path / "yard" / "results.jsonl").read_text()
+    (tmp_path / "yard" / "results.jsonl").write_text(line.replace('"reason"', '"why"'))
+    with pytest.raises(InputError, match=r"a prediction in '.*yard' is damaged: no field 'reason'"):
+        evaluate_protocol("two", tmp_path, two.root)
     (tmp_path / "yard" / "results.jsonl").write_text(line.partition("\n")[2])
     with pytest.raises(InputError, match=r"no finished run: .*no prediction yet for 1 of 1"):
         evaluate_protocol("two", tmp_path, two.root)
