@@ -141,10 +141,12 @@ def checked_name(name: str) -> str:
 
 def view_key(photo: Photo, matcher: Matcher, *, apply_exif_orientation: bool) -> str:
     """Names the encoding of a photo: another file, matcher or orientation gives another key."""
-    parts = (
+    parts: tuple[object, ...] = (
         photo.name, photo.size_bytes, photo.mtime_ns, matcher.name, matcher.fingerprint,
         apply_exif_orientation,
     )  # fmt: skip
+    if matcher.reads_files:  # what it looks up may have changed under the same name
+        parts += (sorted(matcher.describe().items()),)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 

@@ -47,12 +47,17 @@ class HlocMatcher(Matcher):
         # the map keeps its own copies of what it read, and queries come to the files later
         self.fingerprint = hashlib.sha256(f"hloc {self.features.path.stem}".encode()).hexdigest()
         self._known = frozenset(self.features.names)
+        self._files = {str(path): _state(path) for path in (self.features.path, *self.matches)}
 
     @staticmethod
     def load(name: str) -> "HlocMatcher":
         """From ``hloc:FEATS.h5,MATCHES.h5[,MATCHES.h5...]``."""
         features, *matches = name.removeprefix(PREFIX).split(",")
         return HlocMatcher(features, *matches)
+
+    def describe(self) -> dict[str, Any]:
+        """Name, fingerprint, and size and time of each file: hloc may have written it anew."""
+        return {**super().describe(), "files": self._files}
 
     def encode(self, image: ImageLike) -> View:
         """The features of a photo.
@@ -121,6 +126,11 @@ class HlocMatcher(Matcher):
         """hloc's descriptors at unit length."""
         descriptors = np.asarray(view.arrays["descriptors"], np.float32)
         return descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True).clip(min=1e-9)
+
+
+def _state(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _places(kept: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from mapping import MapOptions, PairOptions, ReconstructionOptions, build_map
-from mapping.photos import checked_name, find_photos
+from mapping.photos import checked_name, find_photos, view_key
 from matching import InputError
+from matching.hloc_files import LocalFeatures, write_features, write_matches
+from matching.hloc_matcher import HlocMatcher
 from tests.mapping.conftest import Place
 from tests.mapping.fakes import FakeMatcher
 
@@ -183,3 +185,22 @@ def test_photos_without_known_poses_are_turned_upright(place: Place, tmp_path: P
         image_names=["0003.png", "0004.png", "0005.png"],
     )
     assert scene.info.options["apply_exif_orientation"] is True
+
+
+def test_files_of_features_that_changed_give_other_encodings(tmp_path: Path) -> None:
+    files, photo_file = (tmp_path / "feats.h5", tmp_path / "matches.h5"), tmp_path / "a.jpg"
+    Image.new("RGB", (8, 6)).save(photo_file)
+    photo = find_photos(tmp_path).photos["a.jpg"]
+    keys = []
+    for count in (2, 3):
+        features = LocalFeatures(
+            image_size=(8, 6),
+            keypoints=np.ones((count, 2), np.float32),
+            descriptors=np.ones((count, 4), np.float32),
+        )
+        write_features(files[0], iter([("a.jpg", features)]))
+        write_matches(files[1], iter([]), {})
+        for _ in range(2):  # loading alone changes nothing
+            matcher = HlocMatcher(*files)
+            keys.append(view_key(photo, matcher, apply_exif_orientation=False))
+    assert keys[0] == keys[1] != keys[2] == keys[3]

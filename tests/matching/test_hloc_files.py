@@ -1,5 +1,6 @@
 """hloc's HDF5 files, byte by byte as hloc writes and reads them."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -179,6 +180,12 @@ def test_matcher_of_files(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(matcher.local_descriptors(view0), axis=1), 1)
     other = matcher.encode("elsewhere/1.jpg")
     assert len(matcher.match_views(view0, other)) == 0
+    described = matcher.describe()
+    assert json.loads(json.dumps(described)) == described
+    assert load_matcher(matcher.name).describe() == described
+    write_matches(tmp_path / "matches.h5", iter([]), {})
+    again = load_matcher(matcher.name)
+    assert again.fingerprint == matcher.fingerprint and again.describe() != described
     with pytest.raises(InputError, match="an array has none"):
         matcher.encode(np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(InputError, match=r"no features of 'x.jpg'"):
