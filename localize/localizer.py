@@ -77,7 +77,7 @@ class Localizer:
             name: The name in the result; by default the path, or "query" for an array.
             retrieved: Map photos to compare it with, best first, for example of a published list,
                 instead of the map's own retrieval; only as many as the options ask for are read,
-                unknown names are skipped.
+                unknown and repeated names are skipped.
 
         Returns:
             The pose, or a result with ``success`` False and the reason.
@@ -257,7 +257,7 @@ class Localizer:
             names = [r.name for r in self.scene.retrieve(view, self.matcher, top_k + more)]
         else:
             known = set(self.scene.image_names)
-            names = [name for name in given if name in known]
+            names = [name for name in dict.fromkeys(given) if name in known]
         return names[:top_k], names[top_k : top_k + more]
 
     def _round(

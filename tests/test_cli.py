@@ -335,6 +335,19 @@ def test_help_is_fast_and_names_every_command() -> None:
     assert seconds < 5
 
 
+@pytest.mark.parametrize("of_map", [False, True])
+def test_an_interrupted_reconstruction_goes_on_only_without_a_map(
+    run: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_map: bool
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mapping.reconstruct_scene.reconstruct", interrupted)
+    found = run("reconstruct", photos, tmp_path / "out", *(["--map", tmp_path] if of_map else []))
+    assert found.code == 130
+    assert ("the same command continues" in found.error) != of_map
+
+
 def test_interrupt_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "groundloc.py", "map", str(photos), str(tmp_path / "map")],

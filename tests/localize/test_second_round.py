@@ -263,7 +263,7 @@ def test_given_photos_replace_the_retrieval(tmp_path: Path) -> None:
     view, _ = query_view(scene, rng)
     options = LocalizerOptions(top_k=2, second_round_photos=0)
     loc = Localizer(scene, TruthMatcher({1: view}), options=options)  # type: ignore[arg-type]
-    given = ["place0/3.jpg", "unknown.jpg", "place0/1.jpg", "place0/2.jpg"]
+    given = ["place0/3.jpg", "unknown.jpg", "place0/3.jpg", "place0/1.jpg", "place0/2.jpg"]
     result = loc.localize(photo_of(1), make_camera(), retrieved=given)
     assert result.success and result.retrieved == ("place0/3.jpg", "place0/1.jpg")
     for name in ("a.png", "b.png"):
