@@ -16,14 +16,17 @@ from matching.files import PathLike, existing_file
 T = TypeVar("T")
 
 
-def build_options(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+def build_options(
+    cls: type[T], values: Mapping[str, Any], prefix: str = "", base: T | None = None
+) -> T:
     """Build an options dataclass from a nested mapping.
 
     Args:
         cls: A frozen dataclass; fields may be dataclasses themselves.
         values: Field name to value; nested dataclasses take mappings. Missing fields keep their
-            defaults.
+            defaults; those of a nested dataclass are the ones of the field that holds it.
         prefix: Dotted path of ``cls`` inside the whole configuration, for messages.
+        base: What missing fields are taken from; None: the defaults of ``cls``.
 
     Raises:
         InputError: Unknown key (the known ones are listed), wrong type or refused value.
@@ -38,21 +41,32 @@ def build_options(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> 
             raise InputError(
                 f"unknown option '{prefix}{key}'{hint} (known: {', '.join(sorted(fields))})"
             )
-        arguments[key] = _convert(hints[key], value, f"{prefix}{key}")
+        default = _default(fields[key]) if base is None else getattr(base, key)
+        arguments[key] = _convert(hints[key], value, f"{prefix}{key}", default)
     try:
-        return cls(**arguments)
+        if base is None:
+            return cls(**arguments)
+        return dataclasses.replace(base, **arguments)  # type: ignore[type-var]
     except InputError:
         raise
     except ValueError as error:  # __post_init__ refuses a value and says which
         raise InputError(f"option {prefix}{error}") from error
 
 
-def _convert(hint: Any, value: Any, name: str) -> Any:
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    """The default of a field, None if it has none."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _convert(hint: Any, value: Any, name: str, default: Any = None) -> Any:
     """Check a YAML value against a type hint; ints pass as floats, lists as tuples."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise InputError(f"option '{name}' takes a group of options, got {value!r}")
-        return build_options(hint, value, prefix=f"{name}.")
+        base = default if type(default) is hint else None
+        return build_options(hint, value, prefix=f"{name}.", base=base)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
@@ -60,7 +74,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         errors = []
         for arg in (a for a in args if a is not type(None)):
             try:
-                return _convert(arg, value, name)
+                return _convert(arg, value, name, default)
             except InputError as error:
                 errors.append(str(error))
         raise InputError(errors[0])

@@ -68,7 +68,8 @@ class InlocOptions(LocalizationOptions):
             thresholds=((0.25, 10.0), (0.5, 10.0), (1.0, 10.0))
         )
     )
-    # scans and cutouts are some centimetres off each other: hloc's limit at 4032 pixels
+    # scans and cutouts are some centimetres off each other: hloc's limit at 4032 pixels, for SIFT,
+    # which sees them; of a network that sees fewer (`Matcher.pixel_px`) it is to be set lower
     localizer: LocalizerOptions = field(
         default_factory=lambda: LocalizerOptions(top_k=40, pnp=PnPOptions(max_error_px=48.0))
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.options import LocalizationOptions
 from benchmarks.registry import BENCHMARKS
 from benchmarks.run import benchmark_options
 from matching.mast3r import Mast3rOptions
@@ -11,6 +12,19 @@ from matching.options import build_options, first_difference, options_as_dict, r
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PRESETS = [file for file in sorted(CONFIGS.glob("*.yaml")) if not file.stem.startswith("train_")]
+
+
+def test_options_of_a_data_set_survive_others_beside_them() -> None:
+    """Intervals must not cost the thresholds of the data set, nor one setting the others."""
+    for name in ("7scenes", "12scenes", "aachen", "inloc", "cambridge", "cmu", "robotcar"):
+        options = benchmark_options(name, {"evaluation": {"num_bootstrap": 7}})
+        default = benchmark_options(name, {})
+        assert options.evaluation.thresholds == default.evaluation.thresholds
+        assert options.evaluation.num_bootstrap == 7
+    preset = benchmark_options("7scenes", read_options_file(CONFIGS / "7scenes.yaml"))
+    assert (0.05, 5.0) in preset.evaluation.thresholds
+    inloc = benchmark_options("inloc", {"localizer": {"min_confidence": 0.0}}).localizer
+    assert (inloc.top_k, inloc.pnp.max_error_px) == (40, 48.0)
 
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
@@ -29,3 +43,6 @@ def test_a_preset_builds_its_benchmarks_options(file: Path) -> None:
     default = benchmark_options(name, {})
     assert first_difference(options_as_dict(options), options_as_dict(default)) is not None
     assert f"benchmark {name} " in file.read_text()
+    if isinstance(options, LocalizationOptions):
+        # scores count a query without a pose as wrong: to withhold doubtful ones only loses
+        assert options.localizer.min_confidence == 0

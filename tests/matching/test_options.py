@@ -102,3 +102,28 @@ def test_merge_and_difference() -> None:
     plain = options_as_dict(Outer())
     assert plain["inner"]["limits"] == [1.0, 2.0]
     assert build_options(Outer, plain) == Outer()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Special:
+    """A group whose defaults are not those of its class."""
+
+    inner: Inner = field(default_factory=lambda: Inner(size_px=9, limits=(5.0,)))
+    perhaps: Inner | None = field(default_factory=lambda: Inner(size_px=8))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outermost:
+    special: Special = field(
+        default_factory=lambda: Special(inner=Inner(size_px=11, limits=(6.0,)))
+    )
+
+
+def test_a_group_that_is_set_in_part_keeps_its_own_defaults() -> None:
+    built = build_options(Special, {"inner": {"window": [1, 2]}, "perhaps": {"limits": [3]}})
+    assert built.inner == Inner(size_px=9, limits=(5.0,), window=(1, 2))
+    assert built.perhaps == Inner(size_px=8, limits=(3.0,))
+    assert build_options(Special, {"perhaps": None}).perhaps is None
+    deep = build_options(Outermost, {"special": {"inner": {"size_px": 4}}})
+    assert deep.special.inner == Inner(size_px=4, limits=(6.0,))
+    assert deep.special.perhaps == Inner(size_px=8)
