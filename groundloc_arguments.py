@@ -117,7 +117,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         metavar="HOW",
         help="exhaustive, retrieval, sequential, or a file of 'name0 name1' lines",
     )
-    _add_matcher(command)
+    _add_matcher(command, default="small")  # SIFT has no point maps
 
     command = _command(commands, "evaluate", run["evaluate"])
     command.add_argument(
@@ -218,13 +218,13 @@ def _command(commands: Any, name: str, run: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_matcher(command: argparse.ArgumentParser) -> None:
+def _add_matcher(command: argparse.ArgumentParser, default: str = DEFAULT_MATCHER) -> None:
     command.add_argument(
         "--matcher",
-        default=DEFAULT_MATCHER,
+        default=default,
         metavar="M",
         help="sift, small (the bundled network), the path of a MASt3R or DUSt3R checkpoint, or a "
-        f"hub id; default: {DEFAULT_MATCHER}",
+        f"hub id; default: {default}",
     )
 
 

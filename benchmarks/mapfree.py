@@ -52,7 +52,8 @@ class MapfreeOptions:
     # kind of given depth maps of the reference photos, `frame_00000.<kind>.png`, that give the
     # scale; None: the matcher's own metric point maps
     depth: str | None = None
-    relative: RelativeOptions = field(default_factory=RelativeOptions)
+    # every pose is kept: the scores rank poses by their confidence
+    relative: RelativeOptions = field(default_factory=lambda: RelativeOptions(min_confidence=0))
     num_bootstrap: int = 0  # resamplings of the frames for 95 % intervals; 0: none
 
     def __post_init__(self) -> None:

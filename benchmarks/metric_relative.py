@@ -38,11 +38,11 @@ SEED = 5_000_000  # training and its validation count from small numbers
 TEXTURE_SEED = 977
 DIFFICULTY = 0.8
 WAYS = {
-    "essential": RelativeOptions(method="essential"),
-    "reference": RelativeOptions(method="reference"),
-    "reference, PnP alone": RelativeOptions(method="reference", refine=False),
-    "pointmap": RelativeOptions(method="pointmap"),
-    "pointmap, PnP alone": RelativeOptions(method="pointmap", refine=False),
+    "essential": RelativeOptions(min_confidence=0, method="essential"),
+    "reference": RelativeOptions(min_confidence=0, method="reference"),
+    "reference, PnP alone": RelativeOptions(min_confidence=0, method="reference", refine=False),
+    "pointmap": RelativeOptions(min_confidence=0, method="pointmap"),
+    "pointmap, PnP alone": RelativeOptions(min_confidence=0, method="pointmap", refine=False),
 }
 KNOWN = {"both": (True, True), "photo 0": (True, False), "none": (False, False)}
 
@@ -205,7 +205,7 @@ def main() -> None:
     remembering = Remembering(matcher)
     ways = {"essential": WAYS["essential"]} if matcher.name == "sift" else dict(WAYS)
     for error in arguments.max_error_px:
-        ways[f"essential, {error:g} px"] = RelativeOptions(max_error_px=error)
+        ways[f"essential, {error:g} px"] = RelativeOptions(min_confidence=0, max_error_px=error)
     results: dict[tuple[str, str], list[RelativePose]] = {}
     pairs: list[RenderedPair] = []
     for pair in with_strangers(rendered_pairs(arguments.photos, arguments.pairs, arguments.width)):

@@ -30,7 +30,7 @@ from benchmarks.metrics import (
     vcre_px,
 )
 from localize.confidence import spread_inliers
-from localize.essential import undistorted_rays
+from localize.essential import RelativeOptions, undistorted_rays
 from localize.relative import RelativePose, relative_pose
 from matching import load_matcher
 from matching.files import atomic_file
@@ -212,7 +212,13 @@ def main() -> None:
     for pair, depth in pairs_with_depth(arguments.photos, arguments.pairs, arguments.width):
         views = [matcher.encode_image(image) for image in pair.images]
         camera0, camera1 = pair.cameras
-        result = relative_pose(*views, matcher=matcher, camera0=camera0, camera1=camera1)
+        result = relative_pose(
+            *views,
+            matcher=matcher,
+            camera0=camera0,
+            camera1=camera1,
+            options=RelativeOptions(min_confidence=0),
+        )
         wrong = np.float32(np.exp(rng.normal(0, arguments.depth_error)))
         answers.append(answer(pair, result, depth * wrong))
         sys.stderr.write(f"\r{len(answers)} pairs")

@@ -36,6 +36,8 @@ class RelativeOptions:
     max_error_px: float = 1.0  # largest epipolar (Sampson) error of an inlier
     max_point_error_px: float = 12.0  # largest reprojection error of a point of a point map
     min_inliers: int = 15  # with fewer there is no result
+    # a pose that is hardly better than chance counts as a failure; 0 keeps every pose
+    min_confidence: float = 0.1
     max_iterations: int = 20_000  # most samples drawn by RANSAC
     success_probability: float = 0.9999  # RANSAC stops when a better pose is less likely than 1 - p
     seed: int = 0  # of the random samples
@@ -50,6 +52,8 @@ class RelativeOptions:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if self.min_inliers < MIN_MATCHES:
             raise ValueError(f"min_inliers must be at least {MIN_MATCHES}, got {self.min_inliers}")
+        if not 0 <= self.min_confidence <= 1:
+            raise ValueError(f"min_confidence must be in [0, 1], got {self.min_confidence}")
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
         if not 0 < self.success_probability < 1:

@@ -298,15 +298,20 @@ class _Pair:
                 f"only {num_parallax} of {num_inliers} inliers moved by more than a turn of the "
                 "camera explains: the photos were taken from one spot"
             )
-        cam1_from_cam0 = np.eye(4)
-        cam1_from_cam0[:3, :3] = estimate.rotation
-        cam1_from_cam0[:3, 3] = estimate.translation if metric else direction
         confidence = pose_confidence(
             num_inliers=num_inliers,
             support=spread_inliers(self.pixels0, mask, (camera0.width, camera0.height)),
             chance=chance,
             num_outliers=num_matches - num_inliers,
         )
+        if not reason and confidence < options.min_confidence:
+            reason = (
+                f"hardly better than chance: confidence {confidence:.3f} < "
+                f"{options.min_confidence:g} with {num_inliers} of {num_matches} inliers"
+            )
+        cam1_from_cam0 = np.eye(4)
+        cam1_from_cam0[:3, :3] = estimate.rotation
+        cam1_from_cam0[:3, 3] = estimate.translation if metric else direction
         return RelativePose(
             success=not reason,
             reason=reason,

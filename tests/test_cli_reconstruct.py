@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import groundloc
+from groundloc_arguments import make_parser
 from tests.rendered_views import Faults, OracleMatcher, RenderedView, render_views
 
 
@@ -55,3 +56,8 @@ def test_wrong_use_is_one_line(photos: Path, capsys: pytest.CaptureFixture[str])
     assert "no reconstruction" in capsys.readouterr().err
     assert groundloc.main(["reconstruct", str(photos), out, "--pairs", "nine.txt"]) == 1
     assert "nine.txt" in capsys.readouterr().err
+
+
+def test_the_default_matcher_has_point_maps() -> None:
+    arguments = make_parser(groundloc.COMMANDS).parse_args(["reconstruct", "photos", "out"])
+    assert arguments.matcher == "small"

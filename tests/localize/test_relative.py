@@ -7,7 +7,7 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from localize.relative import RelativePose, relative_pose
+from localize.relative import RelativeOptions, RelativePose, relative_pose
 from matching.errors import InputError
 from matching.types import View
 from tests.localize.synthetic import (
@@ -148,6 +148,18 @@ def test_wrong_and_few_matches_fail_with_a_reason() -> None:
     assert black.num_matches == 0
     assert black.summary() == "no relative pose: too few matches: 0 < 15"
     assert black.to_dict()["cam1_from_cam0"] is None
+
+
+def test_a_doubtful_pose_is_a_failure_with_its_confidence() -> None:
+    camera = make_camera()
+    view0, view1, _ = make_pair(camera, camera)
+    cameras: dict[str, Any] = {"camera0": camera, "camera1": camera}
+    sure = relative_pose(view0, view1, matcher=TruthMatcher({}), **cameras)
+    assert sure.success and 0.1 < sure.confidence < 1
+    limit = RelativeOptions(min_confidence=(1 + sure.confidence) / 2)
+    doubtful = relative_pose(view0, view1, matcher=TruthMatcher({}), options=limit, **cameras)
+    assert not doubtful.success and doubtful.cam1_from_cam0 is None
+    assert "hardly better than chance" in doubtful.reason
 
 
 def test_the_same_input_gives_the_same_pose() -> None:
