@@ -210,7 +210,7 @@ def _command(commands: Any, name: str, run: Any) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="one option of this command, such as matcher.max_ratio=0.7; may be repeated",
+        help="one option of this command, by the names of its options in Python; may be repeated",
     )
     common.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     common.add_argument("--json", action="store_true", help="print the result as JSON on stdout")

@@ -139,7 +139,8 @@ def _match_picture(
         why = (
             "No matches to draw."
             if best is None
-            else f"The map photo '{best.name}' cannot be read, so no matches are drawn."
+            else f"The map photo '{best.name}' cannot be read, so no matches are drawn: give the "
+            "folder of the map's photos (--map-images)."
         )
         picture = Image.fromarray(photo)
         picture.thumbnail((options.photo_size_px, options.photo_size_px))

@@ -25,7 +25,7 @@ def existing_folder(path: PathLike, what: str = "folder") -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise InputError(f"'{path}' is a file, but a {what} is expected")
+        raise InputError(f"'{path}' is a file where the {what} is expected")
     raise InputError(f"no {what} '{path}'{_suggestion(folder)}")
 
 
@@ -39,7 +39,7 @@ def existing_file(path: PathLike, what: str = "file") -> Path:
     if file.is_file():
         return file
     if file.is_dir():
-        raise InputError(f"'{path}' is a folder, but a {what} is expected")
+        raise InputError(f"'{path}' is a folder where the {what} is expected")
     raise InputError(f"no {what} '{path}'{_suggestion(file)}")
 
 

@@ -68,9 +68,9 @@ def test_existing(tmp_path: Path) -> None:
     assert existing_folder(tmp_path / "photos") == tmp_path / "photos"
     with pytest.raises(InputError, match=r"no folder '.*photoz'; did you mean '.*photos'"):
         existing_folder(tmp_path / "photoz")
-    with pytest.raises(InputError, match="is a file, but a folder is expected"):
+    with pytest.raises(InputError, match="is a file where the folder is expected"):
         existing_folder(tmp_path / "list.txt")
-    with pytest.raises(InputError, match="is a folder, but a query list is expected"):
+    with pytest.raises(InputError, match="is a folder where the query list is expected"):
         existing_file(tmp_path / "photos", "query list")
     assert sha256_of_file(tmp_path / "list.txt") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
