@@ -205,7 +205,8 @@ class _Unknowns:
 
     def world_points(self) -> Tensor:
         """The points of all depth maps, (N, P, 3)."""
-        change = torch.cat([self.log_focal, self.log_focal.new_zeros(1)])[self.focal_group]
+        change = torch.cat([self.log_focal, self.log_focal.new_zeros(1)])
+        change = change.index_select(0, self.focal_group)
         depth = self.log_depth.exp()[..., None]
         rays = self.rays * (-change).exp()[:, None, None]
         in_camera = torch.cat([rays * depth, depth], -1)
@@ -216,7 +217,9 @@ class _Unknowns:
         log_scale = self.edge_log_scale - self.edge_log_scale.mean()
         rotation = (_rotations(self.edge_quats) * log_scale.exp()[:, None, None])[edges]
         placed = self.points[edges] @ rotation.mT[:, None] + self.edge_shift[edges, None, None]
-        difference = world[self.edge_views[edges]] - placed  # (E, 2, P, 3)
+        # unlike those of an index, the gradients of index_select add up in the same order always
+        seen = world.index_select(0, self.edge_views[edges].flatten()).unflatten(0, (-1, 2))
+        difference = seen - placed  # (E, 2, P, 3)
         # a tiny constant keeps the gradient finite where they meet
         distance = (difference.square().sum(-1) + 1e-12).sqrt()
         return (self.weights[edges] * distance).sum()

@@ -286,6 +286,12 @@ def test_a_stream_gives_the_same_results(tmp_path: Path) -> None:
         results = loc.localize_all(tmp_path)
         assert list(results) == [f"{n}.png" for n in range(8)]
         found.append([{**r.to_dict(), "timings_s": None} for r in results.values()])
+    # products on several threads at a time are rounded differently in covariances
+    for one, other in zip(*found, strict=True):
+        for name in ("covariance", "confidence"):
+            first, second = one.pop(name), other.pop(name)
+            if first is not None:
+                np.testing.assert_allclose(first, second, rtol=1e-6, atol=1e-15)
     assert found[0] == found[1]
     assert sum(r["success"] for r in found[0]) == 6
 
