@@ -15,7 +15,11 @@ from matching.options import options_as_dict
 
 
 def run_identity(localizer: Localizer, queries: Sequence[Query]) -> str:
-    """A hash of all that results depend on: version, map, options, and the queries' files."""
+    """A hash of all that results depend on: version, map, matcher, options, queries' files.
+
+    The matcher may have been given options of its own, and one that looks features up (`hloc:`)
+    tells when its files were written.
+    """
     files = []
     for query in queries:
         status = query.path.stat() if query.path.is_file() else None
@@ -27,8 +31,12 @@ def run_identity(localizer: Localizer, queries: Sequence[Query]) -> str:
             ]
         )
     parts = [
-        groundloc_version(), localizer.scene.fingerprint, options_as_dict(localizer.options), files
-    ]  # fmt: skip
+        groundloc_version(),
+        localizer.scene.fingerprint,
+        localizer.matcher.describe(),
+        options_as_dict(localizer.options),
+        files,
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -90,9 +90,8 @@ def build_map(
             model's world and scale. None: structure from motion, in a world of its own.
         image_names: Only these photos, relative to ``images``; None takes all below it.
         cameras: Photo to known intrinsics, kept as they are; without ``known_poses`` only.
-        surfaces: Given depth: the world point of each pixel of a photo, (H, W, 3), NaN unknown; the
-            grid may be smaller than the photo. The map's points are taken from it instead of
-            triangulated; with ``known_poses`` only.
+        surfaces: Given depth: the map's points are taken from it instead of triangulated; with
+            ``known_poses`` only.
         overwrite: Replace a finished map that was made from other photos or options. The old map
             stays until the new one is complete.
         progress: Wraps every long loop.
@@ -119,7 +118,7 @@ def build_map(
         listed = read_pairs(options.pairs.file, sorted([*found.photos, *found.bad]))
     inputs = hash_inputs(poses, given, listed)
     if surfaces is not None:
-        inputs["surfaces"] = "given"  # a function: its contents are not hashed
+        inputs["surfaces"] = surfaces.identity
     identity = map_identity(
         options_as_dict(options),
         matcher.describe(),

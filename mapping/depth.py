@@ -4,10 +4,12 @@ Nothing is triangulated. Laser scans (InLoc) and depth cameras (7-Scenes) know s
 hardly overlap, and so does every keypoint that only one photo sees.
 """
 
+import hashlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +23,6 @@ from matching.progress import Progress, silent
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-# photo to the world point of each pixel of a grid over it, (H, W, 3), NaN where nothing is known;
-# the grid may be smaller than the photo
-Surfaces = Callable[[str], NDArray[np.float32]]
 
 # points farther apart than this times their distance from the camera lie on different surfaces:
 # neighbours in the grid, or the two ends of a match
@@ -31,10 +30,44 @@ MAX_GAP = 0.05
 _THREADS = 8  # surfaces being read; each in memory may be a picture of 2 million points
 
 
+@dataclass(frozen=True, kw_only=True)
+class Surfaces:
+    """Given depth: what each pixel of a photo sees.
+
+    Attributes:
+        read: Photo to the world point of each pixel of a grid over it, (H, W, 3) float32, NaN where
+            nothing is known; the grid may be smaller than the photo. Several threads call it.
+        identity: Any text that differs where the depth does, such as `files_identity` of the files
+            that it is read from: a map made with another one counts as another map. To read all
+            depth only to compare it would take longer than the rest of opening a map.
+    """
+
+    read: Callable[[str], NDArray[np.float32]]
+    identity: str
+
+    def __call__(self, name: str) -> NDArray[np.float32]:
+        """The surface that a photo sees."""
+        return self.read(name)
+
+
+def files_identity(files: Iterable[Path], *settings: str) -> str:
+    """Hash of files' names and sizes and of what else decides how they are read.
+
+    Times are left out: a copy of a data set is the same. Depth is stored compressed, so that other
+    depth hardly ever has the same size to the byte. A file that is missing now is no error before
+    it is read.
+    """
+    digest = hashlib.sha256(repr(settings).encode())
+    for file in files:
+        size = file.stat().st_size if file.is_file() else None
+        digest.update(repr((file.name, size)).encode())
+    return digest.hexdigest()
+
+
 def points_from_surfaces(
     database: Path,
     poses: Mapping[str, pycolmap.Rigid3d],
-    surfaces: Surfaces,
+    surfaces: Callable[[str], NDArray[np.float32]],
     *,
     progress: Progress = silent,
 ) -> ReconstructionResult:
@@ -46,7 +79,7 @@ def points_from_surfaces(
     Args:
         database: Verified database.
         poses: Photo to cam_from_world.
-        surfaces: Of each of these photos; several threads call it.
+        surfaces: Of each of these photos, see `Surfaces`; several threads call it.
         progress: Wraps the loop over photos.
 
     Raises:
@@ -86,7 +119,9 @@ def points_from_surfaces(
     return ReconstructionResult(model=model, not_registered={})
 
 
-def _ahead(names: Sequence[str], surfaces: Surfaces) -> Iterator[NDArray[np.float32]]:
+def _ahead(
+    names: Sequence[str], surfaces: Callable[[str], NDArray[np.float32]]
+) -> Iterator[NDArray[np.float32]]:
     """Surfaces in order, a few of them read ahead: a laser scan takes a second to unpack."""
     with ThreadPoolExecutor(_THREADS) as pool:
         waiting: deque[Future[NDArray[np.float32]]] = deque()

@@ -42,6 +42,12 @@ class Workspace:
         """Whether a finished map is in the folder."""
         return (self.map_path / MAP_FILE).exists()
 
+    @property
+    def has_results(self) -> bool:
+        """Whether anything is in the working area that a later run could go on with."""
+        folders = (self.stages, self.views, self.matches)
+        return any(path.is_file() for folder in folders for path in folder.rglob("*"))
+
     def begin(self, identity: dict[str, Any]) -> None:
         """Make the working area ready; stages of a run with other inputs are thrown away.
 
@@ -127,7 +133,7 @@ def locked_workspace(map_path: PathLike) -> Iterator[Workspace]:
         workspace.finish_publication()
         yield workspace
     except InputError:
-        if workspace.begun and workspace.has_map:
+        if workspace.begun and workspace.has_map and not workspace.has_results:
             workspace.discard()  # the map stays as it is: nothing is to be continued
         raise
     except OSError as error:

@@ -33,6 +33,7 @@ from benchmarks.submissions import SubmissionFormat
 from localize.localizer import LocalizerOptions
 from localize.pnp import PnPOptions
 from localize.results import read_poses
+from mapping.depth import Surfaces, files_identity
 from mapping.options import MapOptions, PairOptions
 from matching.errors import InputError
 from matching.files import existing_file, existing_folder, text_lines
@@ -117,7 +118,15 @@ def read_inloc(root: Path, options: InlocOptions) -> LocalizationTask:
         map_names=tuple(names),
         query_cameras=queries,
         reference=posed_model({name: (cameras[name], poses[name]) for name in names}),
-        surfaces=lambda name: scan_points(root, name).astype(np.float32),
+        surfaces=Surfaces(
+            read=lambda name: scan_points(root, name).astype(np.float32),
+            identity=files_identity(
+                [
+                    *(root / f"{name}.mat" for name in names),
+                    *sorted(root.glob("database/alignments/*/transformations/*.txt")),
+                ]
+            ),
+        ),
         retrieval=retrieval,
         num_unused=num_cutouts - len(names),
     )

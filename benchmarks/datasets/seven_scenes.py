@@ -1,6 +1,6 @@
 """7-Scenes (Shotton et al., CVPR 2013): Kinect sequences of seven rooms, with two ground truths."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from benchmarks.datasets.pseudo_truth import find_pseudo_truth, read_pseudo_trut
 from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, SceneCounts
 from benchmarks.evaluate import EvaluationOptions
 from benchmarks.options import LocalizationOptions
-from mapping.depth import Surfaces
+from mapping.depth import Surfaces, files_identity
 from matching.errors import InputError
 from matching.files import existing_file, existing_folder, text_lines
 from matching.images import image_size
@@ -124,7 +124,7 @@ def read_seven_scenes(root: Path, scene: str, options: SevenScenesOptions) -> Lo
         query_cameras=queries,
         reference=posed_model({name: (cameras[name], poses[name]) for name in map_names}),
         truth={name: poses[name] for name in cameras},
-        surfaces=_surfaces(images, cameras, poses, options.registration),
+        surfaces=_surfaces(images, cameras, poses, options.registration, map_names),
         retrieval=published_retrieval(options.retrieval_pairs, queries, map_names, scene=scene),
     )
 
@@ -179,6 +179,7 @@ def _surfaces(
     cameras: Mapping[str, pycolmap.Camera],
     poses: Mapping[str, pycolmap.Rigid3d],
     registration: str,
+    map_names: Sequence[str],
 ) -> Surfaces:
     def surface(name: str) -> NDArray[np.float32]:
         depth = read_depth_mm(depth_path(images / name, ".depth.png"))
@@ -198,4 +199,5 @@ def _surfaces(
             world_from_color,
         )
 
-    return surface
+    files = [depth_path(images / name, ".depth.png") for name in map_names]
+    return Surfaces(read=surface, identity=files_identity(files, registration))

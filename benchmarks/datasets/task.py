@@ -25,7 +25,7 @@ class LocalizationTask:
         truth: Poses of the queries: a model, or ``cam_from_world`` by name; None where nobody knows
             them. Only scores look at it, never the map or the localization. Poses of map photos in
             it serve to align a map from motion.
-        surfaces: Given depth: the world point of each pixel of a map photo; None without.
+        surfaces: Given depth of the map's photos; None without.
         retrieval: Map photos to compare each query with, best first, from a published list; None
             leaves it to our own retrieval. A query that is not in it is retrieved by ourselves.
         conditions: Query to the label that its score is also listed under, such as "night".

@@ -1,7 +1,7 @@
 """12-Scenes (Valentin et al., 3DV 2016): RGB-D sequences of twelve rooms, two ground truths."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -24,7 +24,7 @@ from benchmarks.datasets.pseudo_truth import find_pseudo_truth, read_pseudo_trut
 from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, SceneCounts
 from benchmarks.evaluate import EvaluationOptions
 from benchmarks.options import LocalizationOptions
-from mapping.depth import Surfaces
+from mapping.depth import Surfaces, files_identity
 from matching.errors import InputError
 from matching.files import existing_file, existing_folder, text_lines
 
@@ -110,7 +110,7 @@ def read_twelve_scenes(root: Path, scene: str, options: TwelveScenesOptions) -> 
         query_cameras=queries,
         reference=posed_model({name: (cameras[name], poses[name]) for name in map_names}),
         truth={name: poses[name] for name in posed},
-        surfaces=_surfaces(images, cameras, poses),
+        surfaces=_surfaces(images, cameras, poses, map_names),
         retrieval=published_retrieval(
             options.retrieval_pairs, queries, map_names, scene=scene.replace("/", "_")
         ),
@@ -181,7 +181,10 @@ def _read_pose(file: Path) -> pycolmap.Rigid3d | None:
 
 
 def _surfaces(
-    images: Path, cameras: Mapping[str, pycolmap.Camera], poses: Mapping[str, pycolmap.Rigid3d]
+    images: Path,
+    cameras: Mapping[str, pycolmap.Camera],
+    poses: Mapping[str, pycolmap.Rigid3d],
+    map_names: Sequence[str],
 ) -> Surfaces:
     """Depth is aligned to the colour image and has its own size: the heights tell the scale."""
 
@@ -198,4 +201,5 @@ def _surfaces(
         size = (camera.width, camera.height)
         return surface_of_depth(depth, depth_K, color_K, size, np.eye(4), world_from_color)
 
-    return surface
+    files = [depth_path(images / name, ".depth.png") for name in map_names]
+    return Surfaces(read=surface, identity=files_identity(files))

@@ -19,8 +19,18 @@ class Scene:
     fingerprint = "f"
 
 
+class Files:
+    """A matcher that looks things up in files."""
+
+    written = 1
+
+    def describe(self) -> dict[str, object]:
+        return {"name": "hloc:features.h5", "files": {"features.h5": [10, self.written]}}
+
+
 def localizer(**options: float) -> Localizer:
     made = Localizer.__new__(Localizer)
+    made.matcher = Files()
     made.scene = Scene()
     made.options = LocalizerOptions(**options)
     return made
@@ -48,6 +58,9 @@ def test_everything_that_results_depend_on_changes_the_identity(tmp_path: Path) 
     }
     assert len(seen) == 5
     assert run_identity(localizer(), [query(photo, focal)]) in seen
+    rewritten = localizer()
+    rewritten.matcher.written = 2
+    assert run_identity(rewritten, [query(photo, focal)]) not in seen
     photo.write_bytes(b"22")
     assert run_identity(localizer(), [query(photo, focal)]) not in seen
 

@@ -6,9 +6,12 @@ import numpy as np
 import pycolmap
 import pytest
 
+from mapping import build_map
 from mapping.database import MapCameras, write_database, write_matches
-from mapping.depth import join, lift_keypoints, points_from_surfaces
+from mapping.depth import Surfaces, files_identity, join, lift_keypoints, points_from_surfaces
 from matching.errors import InputError
+from tests.mapping.conftest import Place
+from tests.mapping.fakes import SIZE, FakeMatcher
 
 WIDTH, HEIGHT, FOCAL = 40, 30, 30.0
 
@@ -138,3 +141,43 @@ def test_keypoints_without_surface_have_no_point(tmp_path: Path) -> None:
         database, poses, lambda name: surface if name == "a.jpg" else blind
     )
     assert sorted(p.track.length() for p in result.model.points3D.values()) == [1] + [2] * 10
+
+
+def test_a_map_with_other_depth_is_another_map(place: Place, tmp_path: Path) -> None:
+    world_from_cam = {name: place.world.poses[k].inverse() for k, name in place.names.items()}
+    x, y = np.meshgrid(np.arange(0, SIZE[0], 8) + 4, np.arange(0, SIZE[1], 8) + 4)
+    rays = place.world.camera.cam_from_img(np.column_stack([x.ravel(), y.ravel()]).astype(float))
+
+    def made(depth: float, identity: str, *, overwrite: bool = False) -> np.ndarray:
+        def surface(name: str) -> np.ndarray:
+            points = world_from_cam[name] * (depth * np.column_stack([rays, np.ones(len(rays))]))
+            return points.reshape(*x.shape, 3).astype(np.float32)
+
+        scene = build_map(
+            place.photos,
+            tmp_path / "map",
+            FakeMatcher(place.world),
+            known_poses=place.world.model(place.names),
+            surfaces=Surfaces(read=surface, identity=identity),
+            overwrite=overwrite,
+        )
+        ids = scene.point3D_ids(scene.image_names[0])
+        return scene.points3D(np.unique(ids[ids >= 0]))
+
+    near = made(6.0, "near")
+    np.testing.assert_array_equal(made(6.0, "near"), near)
+    with pytest.raises(InputError, match=r"another 'inputs\.surfaces'"):
+        made(7.0, "far")
+    far = made(7.0, "far", overwrite=True)
+    assert np.linalg.norm(far.mean(0) - near.mean(0)) > 0.5
+
+
+def test_identity_of_files(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    seen = {files_identity([file])}
+    file.write_bytes(b"1")
+    seen |= {files_identity([file]), files_identity([]), files_identity([file], "kinect")}
+    file.write_bytes(b"22")
+    seen.add(files_identity([file]))
+    assert len(seen) == 5
+    assert files_identity([file]) in seen

@@ -78,6 +78,27 @@ def test_other_inputs_throw_stages_away_but_not_encodings(tmp_path: Path) -> Non
         assert (workspace.views / "y").exists()
 
 
+def test_an_error_beside_a_map_keeps_what_was_computed(tmp_path: Path) -> None:
+    path = tmp_path / "map"
+    path.mkdir()
+    (path / "map.json").write_text("{}")
+
+    def fail(*, after_encoding: bool) -> None:
+        with locked_workspace(path) as workspace:
+            workspace.begin({"a": 1})
+            if after_encoding:
+                (workspace.views / "y").write_text("hours of work")
+            raise InputError("the depth of a photo is missing")
+
+    with pytest.raises(InputError, match="depth"):
+        fail(after_encoding=False)
+    assert not (path / ".build").exists()  # nothing to go on with
+    for again in (True, False):
+        with pytest.raises(InputError, match="depth"):
+            fail(after_encoding=again)
+        assert (path / ".build" / "views" / "y").exists()
+
+
 @pytest.mark.parametrize("step", ["begin", "publish", "discard"])
 def test_killed_deletion_leaves_no_stages_to_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
