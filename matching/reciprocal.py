@@ -177,25 +177,21 @@ def seeded_matches(
         raise InputError(f"pixel_tol must be >= 0 pixels, got {pixel_tol}")
     if not descs0:
         return []
+    device = descs0[0].device
+    xy0 = _stack_seeds(seeds, descs0)  # (P, S, 2), padded with zeros
+    asked = xy0[..., 1] * _widths(descs0, xy0.device) + xy0[..., 0]
     counts = [len(xy) for xy in seeds]
-    xy0 = _stack_seeds(seeds, descs0).to(descs0[0].device)  # (P, S, 2), padded with zeros
-    width0, width1 = _widths(descs0), _widths(descs1)
-    asked = xy0[..., 1] * width0 + xy0[..., 0]
     if min(counts) < max(counts):
         for pair, count in enumerate(counts):
             asked[pair, count:] = -1
+    # The GPU is never waited for from here on: it needs hardly longer than the launches take.
+    asked = asked.to(device, non_blocking=device.type == "cuda")
     engine = _engine(descs0[0])
     maps = engine.prepare([*descs0, *descs1])
     maps0, maps1 = maps[: len(descs0)], maps[len(descs0) :]
     rows1, similarity = engine.search(maps0, asked, maps1)
     returned, _ = engine.search(maps1, rows1, maps0)
-    if pixel_tol == 0:
-        close = returned == asked
-    else:
-        gap = _pixels(returned, width0) - xy0
-        close = gap.square().sum(-1) < pixel_tol**2
-    kept = close & (returned >= 0)
-    xy1 = _pixels(rows1, width1)
+    xy1, kept = engine.check_return(maps0, asked, maps1, rows1, returned, pixel_tol)
     return [
         SeededMatches(xy1[pair, :count], similarity[pair, :count], kept[pair, :count])
         for pair, count in enumerate(counts)
@@ -230,24 +226,27 @@ def iterated_matches(
     first = step // 2
     y = torch.arange(min(first, height), height, step, device=desc0.device)
     x = torch.arange(min(first, width), width, step, device=desc0.device)
-    here = (y[:, None] * width + x[None, :]).reshape(1, -1)  # -1 once a walk has ended
+    here = (y[:, None] * width + x[None, :]).reshape(1, -1)
     there = torch.full_like(here, -1)
-    ends0, ends1 = there, there
+    ends0, ends1 = [here[0, :0]], [here[0, :0]]
     for _ in range(max_rounds):
         new_there, _ = engine.search([map0], here, [map1])
         new_here, _ = engine.search([map1], new_there, [map0])
-        found = new_there >= 0
-        done = found & ((new_there == there) | (new_here == here))
-        ends0, ends1 = torch.where(done, here, ends0), torch.where(done, new_there, ends1)
-        here, there = torch.where(found & ~done, new_here, -1), new_there
-        if not bool((here >= 0).any()):
+        done = (new_there == there) | (new_here == here)
+        ends0.append(torch.where(done & (new_there >= 0), here, -1)[0])
+        ends1.append(new_there[0])
+        # Most walks are short: only those that go on are searched again.
+        onward = torch.nonzero((~done & (new_here >= 0))[0])[:, 0]
+        if not len(onward):
             break
+        here, there = new_here[:, onward], new_there[:, onward]
     # The ends are mutual pairs, so the pixel of image 0 names the pair.
-    ended = ends0 >= 0
-    rows0, order = torch.unique(ends0[ended], return_inverse=True)
+    all0, all1 = torch.cat(ends0), torch.cat(ends1)
+    ended = all0 >= 0
+    rows0, order = torch.unique(all0[ended], return_inverse=True)
     rows1 = torch.empty_like(rows0)
-    rows1[order] = ends1[ended]
-    return _pixels(rows0, width), _pixels(rows1, desc1.shape[1])
+    rows1[order] = all1[ended]
+    return blocked.pixels_of(rows0, width), blocked.pixels_of(rows1, desc1.shape[1])
 
 
 def dense_matches(
@@ -301,7 +300,7 @@ def dense_matches(
     )
     rows0, rows1 = found.mutual()
     similarity = found.similarity01[rows0]
-    xy0, xy1 = _pixels(rows0, desc0.shape[1]), _pixels(rows1, desc1.shape[1])
+    xy0, xy1 = blocked.pixels_of(rows0, desc0.shape[1]), blocked.pixels_of(rows1, desc1.shape[1])
     keep = _inside(xy0, desc0, border_px) & _inside(xy1, desc1, border_px)
     scores = similarity
     if confidence0 is not None and confidence1 is not None:
@@ -331,18 +330,12 @@ def _engine(desc: Tensor) -> ModuleType:
     return blocked
 
 
-def _pixels(rows: Tensor, width: int | Tensor) -> Tensor:
-    """Rows of a map (...) as pixels x, y (..., 2); -1 becomes (-1, -1)."""
-    x, y = torch.fmod(rows, width), torch.div(rows, width, rounding_mode="floor")
-    return torch.stack((x, y), -1)
-
-
-def _widths(descs: Sequence[Tensor]) -> int | Tensor:
+def _widths(descs: Sequence[Tensor], device: torch.device) -> int | Tensor:
     """Pixels in a row of each map: one number if all are alike, else (P, 1)."""
     widths = [max(desc.shape[1], 1) for desc in descs]
     if len(set(widths)) == 1:
         return widths[0]
-    return torch.tensor(widths, device=descs[0].device)[:, None]
+    return torch.tensor(widths, device=device)[:, None]
 
 
 def _inside(xy: Tensor, desc: Tensor, border_px: int) -> Tensor:

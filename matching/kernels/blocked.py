@@ -89,6 +89,44 @@ def search(
     return index, score
 
 
+def check_return(
+    sources: Sequence[DescriptorMap],
+    asked: Tensor,
+    targets: Sequence[DescriptorMap],
+    found: Tensor,
+    returned: Tensor,
+    pixel_tol: float,
+) -> tuple[Tensor, Tensor]:
+    """Pixels that were found, and which of the asked ones the way back comes close enough to.
+
+    Args:
+        sources: P maps that hold the queries.
+        asked: Rows of the source maps, (P, S) int64.
+        targets: P maps.
+        found: Rows of the target maps, (P, S) int64; -1 where there is none.
+        returned: Rows of the source maps that are nearest to ``found``, (P, S); -1 likewise.
+        pixel_tol: See `matching.reciprocal.seeded_matches`.
+
+    Returns:
+        Pixels x, y of the target maps, (P, S, 2) int64, (-1, -1) where there is none; kept, (P, S).
+    """
+    xy = torch.empty(*found.shape, 2, dtype=torch.int64, device=found.device)
+    close = returned == asked
+    for pair, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        xy[pair] = pixels_of(found[pair], max(target.width, 1))
+        if pixel_tol > 0:
+            width = max(source.width, 1)
+            gap = pixels_of(returned[pair], width) - pixels_of(asked[pair], width)
+            close[pair] = gap.square().sum(-1) < pixel_tol**2
+    return xy, close & (returned >= 0)
+
+
+def pixels_of(rows: Tensor, width: int) -> Tensor:
+    """Rows of a map (...) as pixels x, y (..., 2) int64; -1 becomes (-1, -1)."""
+    x, y = torch.fmod(rows, width), torch.div(rows, width, rounding_mode="floor")
+    return torch.stack((torch.where(rows < 0, -1, x), y), -1)
+
+
 def search_both(
     map0: DescriptorMap, map1: DescriptorMap, second_best_px: float | None = None
 ) -> tuple[tuple[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]]:

@@ -279,3 +279,29 @@ def decide(  # type: ignore[no-untyped-def]
     else:
         tl.store(scores + slot, score, mask=usable)
         tl.store(indices + slot, index, mask=usable)
+
+
+@triton.jit
+def check_return(  # type: ignore[no-untyped-def]
+    asked, found, returned, widths, xy, kept,
+    source_first, target_first, num_asked, distance_squared,
+    EXACT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Pixels of ``found``, and whether ``returned`` is, or lies close to, the asked row."""
+    pair = tl.program_id(1)
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < num_asked
+    at = pair.to(tl.int64) * num_asked + place
+    width = tl.load(widths + source_first + pair)
+    target_width = tl.load(widths + target_first + pair)
+    wanted = tl.load(asked + at, mask=inside, other=-1)
+    row = tl.load(found + at, mask=inside, other=-1)
+    back = tl.load(returned + at, mask=inside, other=-1)
+    if EXACT:
+        close = back == wanted
+    else:
+        dx, dy = back % width - wanted % width, back // width - wanted // width
+        close = (dx * dx + dy * dy).to(tl.float32) < distance_squared
+    tl.store(kept + at, (close & (back >= 0)).to(tl.uint8), mask=inside)
+    tl.store(xy + at * 2, tl.where(row < 0, -1, row % target_width), mask=inside)
+    tl.store(xy + at * 2 + 1, tl.where(row < 0, -1, row // target_width), mask=inside)

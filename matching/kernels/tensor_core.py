@@ -18,6 +18,7 @@ MAX_DIMENSION = 64  # of a descriptor; similarities of halves could overflow bey
 _FLOAT = torch.float32
 _BYTES = 5 << 28  # for the stored maxima of one direction; larger searches go in chunks
 _PACK_ROWS = 64  # rows per program when packing
+_CHECKED = 256  # ways back per program
 
 
 @dataclass
@@ -28,6 +29,7 @@ class _Pack:
         maps: The maps as given, (N, d) float32 contiguous.
         table: Address, number of rows and first packed row of each map, (M, 3) int64.
         stats: Largest magnitude, norm and rounding error of each map, (M, 3) int32 float bits.
+        widths: Pixels in a row of each map, (M,) int64.
         values: Scaled descriptors, (R, pitch) float32; zeros where unusable.
         half: The same in half precision, (R, K) with K a power of two.
         norms: Norm of each half-precision row, (R,) float32.
@@ -37,6 +39,7 @@ class _Pack:
     maps: list[Tensor]
     table: Tensor
     stats: Tensor
+    widths: Tensor
     values: Tensor
     half: Tensor
     norms: Tensor
@@ -62,18 +65,24 @@ def prepare(maps: Sequence[Tensor]) -> list[DescriptorMap]:
     padded = [_pad(size, first.SPAN) for size in sizes]
     starts = [sum(padded[:number]) for number in range(len(flat))]
     rows, pitch, k = max(sum(padded), first.SPAN), _pad(dim, 4), max(16, _power_of_two(dim))
-    # One upload: the table, and behind it zeros for the statistics (each launch costs time).
+    widths = [
+        max(desc.shape[1] if desc.ndim == 3 else size, 1)
+        for desc, size in zip(maps, sizes, strict=True)
+    ]
+    # One upload: table, widths, and behind them zeros for the statistics (each launch costs time).
     fields = [
         number
         for desc, size, at in zip(flat, sizes, starts, strict=True)
         for number in (desc.data_ptr(), size, at)
     ]
-    uploaded = torch.tensor(fields + [0] * (2 * len(flat))).to(device, non_blocking=True)
+    zeros = [0] * (2 * len(flat))
+    uploaded = torch.tensor(fields + widths + zeros).to(device, non_blocking=True)
     norms_and_errors = torch.empty(2, rows, device=device)
     pack = _Pack(
         maps=flat,
         table=uploaded[: 3 * len(flat)].view(-1, 3),
-        stats=uploaded[3 * len(flat) :].view(torch.int32)[: 3 * len(flat)].view(-1, 3),
+        stats=uploaded[4 * len(flat) :].view(torch.int32)[: 3 * len(flat)].view(-1, 3),
+        widths=uploaded[3 * len(flat) : 4 * len(flat)],
         values=torch.empty(rows, pitch, device=device),
         half=torch.empty(rows, k, dtype=torch.float16, device=device),
         norms=norms_and_errors[0],
@@ -87,11 +96,8 @@ def prepare(maps: Sequence[Tensor]) -> list[DescriptorMap]:
             pack.table, pack.stats, pack.values, pack.half, pack.norms, pack.errors,
             DIM=dim, PITCH=pitch, K=k, ROWS=_PACK_ROWS, ALIGNED=aligned, SPAN=first.SPAN,
         )  # fmt: skip
-    widths = [
-        desc.shape[1] if desc.ndim == 3 else size for desc, size in zip(maps, sizes, strict=True)
-    ]
     return [
-        DescriptorMap(pack, number, size, max(width, 1))
+        DescriptorMap(pack, number, size, width)
         for number, (size, width) in enumerate(zip(sizes, widths, strict=True))
     ]
 
@@ -134,6 +140,31 @@ def search(
             asked[part], indices[part], scores[part],
         )  # fmt: skip
     return indices, scores
+
+
+def check_return(
+    sources: Sequence[DescriptorMap],
+    asked: Tensor,
+    targets: Sequence[DescriptorMap],
+    found: Tensor,
+    returned: Tensor,
+    pixel_tol: float,
+) -> tuple[Tensor, Tensor]:
+    """Pixels that were found, and which of the asked ones the way back comes close enough to.
+
+    One launch; arguments and results are those of `blocked.check_return`.
+    """
+    pack = sources[0].pack
+    xy = torch.empty(*found.shape, 2, dtype=torch.int64, device=found.device)
+    kept = torch.empty_like(found, dtype=torch.bool)
+    if kept.numel():
+        num_pairs, num_asked = found.shape
+        second.check_return[(triton.cdiv(num_asked, _CHECKED), num_pairs)](
+            asked.contiguous(), found, returned, pack.widths, xy, kept.view(torch.uint8),
+            sources[0].number, targets[0].number, num_asked, float(pixel_tol) ** 2,
+            EXACT=pixel_tol == 0, BLOCK=_CHECKED,
+        )  # fmt: skip
+    return xy, kept
 
 
 def search_both(

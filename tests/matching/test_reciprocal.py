@@ -182,20 +182,21 @@ def test_second_best(distance_px: float, device: str) -> None:
 
 @pytest.mark.parametrize("pixel_tol", [0.0, 1.0, 2.5])
 def test_seeds_agree_with_reference(pixel_tol: float, device: str) -> None:
-    sizes = [((30, 41), (27, 35)), ((64, 48), (17, 19)), ((9, 200), (40, 40))]
+    sizes = [((30, 41), (27, 35)), ((64, 48), (17, 19)), ((9, 200), (40, 40)), ((31, 1), (29, 1))]
     pairs = [smooth_pair(*size, seed=i) for i, size in enumerate(sizes)]
-    pairs[1][0][10:20] = 0.0
+    for number in (0, 3):
+        pairs[number][0][10:20] = 0.0
     rng = np.random.default_rng(0)
     seeds = [
         torch.from_numpy(rng.integers(0, (d.shape[1], d.shape[0]), (count, 2)))
-        for (d, _), count in zip(pairs, (150, 0, 333), strict=True)
+        for (d, _), count in zip(pairs, (150, 0, 333, 40), strict=True)
     ]
-    together = seeded_matches(
-        [a.to(device) for a, _ in pairs],
-        [b.to(device) for _, b in pairs],
-        [xy.to(device) for xy in seeds],
-        pixel_tol=pixel_tol,
-    )
+    maps0, maps1 = ([pair[side].to(device) for pair in pairs] for side in (0, 1))
+    together = seeded_matches(maps0, maps1, [xy.to(device) for xy in seeds], pixel_tol=pixel_tol)
+    from_cpu = seeded_matches(maps0, maps1, seeds, pixel_tol=pixel_tol)
+    for found, same in zip(together, from_cpu, strict=True):
+        assert torch.equal(found.xy1, same.xy1)
+        assert torch.equal(found.kept, same.kept)
     for found, (desc0, desc1), xy0 in zip(together, pairs, seeds, strict=True):
         exact = reference.similarities(desc0, desc1)
         rows0 = (xy0[:, 1] * desc0.shape[1] + xy0[:, 0]).numpy()

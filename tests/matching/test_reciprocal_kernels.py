@@ -27,11 +27,18 @@ for kind in ("duplicated", "holes"):
 (left0, right0), (left1, right1) = (smooth_pair((5, 9), (6, 8), seed=i) for i in (1, 2))
 maps = [left0, left1, right0, right1]
 asked = torch.tensor([[3, 44, -1, 7], [0, 1, 2, 3]])
-results = []
+results, ways = [], []
+returned = torch.tensor([[4, 44, 3, 15], [-1, 1, 9, 19]])
 for engine in (tensor_core, blocked):
-    prepared = engine.prepare(maps)
-    results.append(engine.search(prepared[:2], asked, prepared[2:]))
+    prepared = engine.prepare([*maps, maps[0][:, :1], maps[1][:3]])
+    results.append(engine.search(prepared[:2], asked, prepared[2:4]))
+    ways.append([])
+    for tolerance in (0, 1.5, 2):
+        for first in (0, 2, 4):
+            near, far = prepared[first : first + 2], prepared[4 - first : 6 - first]
+            ways[-1] += engine.check_return(near, asked, far, results[-1][0], returned, tolerance)
 same(*results)
+same(*ways)
 small = [maps[0][:3, :4], maps[2][:3, :4]]
 found = tensor_core.search_both(*tensor_core.prepare(small), 1.5)
 for ours, theirs in zip(found, blocked.search_both(*blocked.prepare(small), 1.5)):
