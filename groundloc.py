@@ -24,8 +24,10 @@ from groundloc_arguments import (
     make_parser,
     matcher_group,
     refuse_leftover,
+    refuse_without_effect,
     set_option,
     set_pairs,
+    wrong_use,
 )
 
 if TYPE_CHECKING:
@@ -62,9 +64,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
     try:
         result = arguments.run(arguments)
-        if result is not None and arguments.json:
+        if arguments.json:
             print(json.dumps(result, allow_nan=False))
-        return EXIT_DONE
+        failure = result.get("failure")  # of a check that found something
+        return _fail(failure, EXIT_FAILED) if failure else EXIT_DONE
     except WrongUseError as error:
         return _fail(str(error), EXIT_WRONG_USE)
     except InputError as error:
@@ -322,12 +325,15 @@ def _relative(arguments: argparse.Namespace) -> dict[str, Any]:
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Predicted poses against ground truth."""
     from benchmarks import EvaluationOptions, evaluate
-    from benchmarks.commands import Scores, evaluate_command
+    from benchmarks.commands import EvaluateCall, Scores
 
     given, files = given_options(arguments), (arguments.poses, arguments.ground_truth)
+    refuse_without_effect(arguments)
     report: Scores
     if arguments.protocol is not None:
-        report = evaluate_command(arguments.protocol, *files, given, split=arguments.split)
+        with wrong_use():
+            call = EvaluateCall.of(arguments.protocol, given, split=arguments.split)
+        report = call.run(*files, progress=_progress(arguments))
     else:
         report = evaluate(
             *files,
@@ -346,11 +352,10 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """A benchmark on a data set."""
     from benchmarks.commands import BenchmarkCall
-    from matching.errors import InputError
 
     given = given_options(arguments)
     matcher_group(arguments.matcher, given)
-    try:
+    with wrong_use():
         call = BenchmarkCall.of(
             arguments.name,
             given,
@@ -360,8 +365,6 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
             executor=arguments.executor,
             limit=arguments.limit,
         )
-    except InputError as error:
-        raise WrongUseError(str(error)) from error
     result = call.run(
         arguments.root,
         arguments.out,
@@ -438,7 +441,6 @@ def _convert(arguments: argparse.Namespace) -> dict[str, Any]:
 def _info(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a map holds."""
     from mapping import Map
-    from matching.errors import InputError
 
     refuse_leftover(given_options(arguments))
     scene = Map.open(arguments.map)
@@ -446,10 +448,9 @@ def _info(arguments: argparse.Namespace) -> dict[str, Any]:
     if not arguments.check:
         return scene.to_dict()
     problems = scene.check()
-    if problems:
-        raise InputError("; ".join(problems))
-    _say(arguments, "every file is as it was written")
-    return {**scene.to_dict(), "problems": problems}
+    if not problems:
+        _say(arguments, "every file is as it was written")
+    return {**scene.to_dict(), "problems": problems, "failure": "; ".join(problems)}
 
 
 # ------------------------------------------------------------------------------------- output

@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
@@ -242,16 +243,24 @@ def _version() -> str:
         return "(not installed)"
 
 
-def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What --config and --set give, --set last."""
+@contextmanager
+def wrong_use() -> Iterator[None]:
+    """What is wrong with the arguments of a call, before any file is read, exits with 2."""
     from matching.errors import InputError
-    from matching.options import merge_options, parse_assignments, read_options_file
 
     try:
-        given = read_options_file(arguments.config) if arguments.config is not None else {}
-        return merge_options(given, parse_assignments(arguments.set))
+        yield
     except InputError as error:
         raise WrongUseError(str(error)) from error
+
+
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What --config and --set give, --set last."""
+    from matching.options import merge_options, parse_assignments, read_options_file
+
+    with wrong_use():
+        given = read_options_file(arguments.config) if arguments.config is not None else {}
+        return merge_options(given, parse_assignments(arguments.set))
 
 
 def set_option(given: dict[str, Any], key: str, value: Any) -> None:
@@ -279,13 +288,10 @@ def set_pairs(given: dict[str, Any], how: str | None) -> None:
 
 def build_checked(cls: type[T], given: Mapping[str, Any]) -> T:
     """Build an options dataclass; what the user got wrong is wrong use."""
-    from matching.errors import InputError
     from matching.options import build_options
 
-    try:
+    with wrong_use():
         return build_options(cls, given)
-    except InputError as error:
-        raise WrongUseError(str(error)) from error
 
 
 def load_chosen_matcher(arguments: argparse.Namespace, given: dict[str, Any]) -> "Matcher":
@@ -299,7 +305,6 @@ def load_chosen_matcher(arguments: argparse.Namespace, given: dict[str, Any]) ->
 
 def matcher_group(matcher: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The group ``matcher`` of the given options; what the user got wrong in it is wrong use."""
-    from matching.errors import InputError
     from matching.load import matcher_options
 
     options = given.get("matcher", {})
@@ -308,11 +313,19 @@ def matcher_group(matcher: str, given: Mapping[str, Any]) -> dict[str, Any]:
             f"'matcher' is a group of options such as matcher.max_ratio=0.7, got {options!r}; "
             f"the matcher itself is chosen with --matcher {options}"
         )
-    try:
+    with wrong_use():
         matcher_options(matcher, options)
-    except InputError as error:
-        raise WrongUseError(str(error)) from error
     return options
+
+
+def refuse_without_effect(arguments: argparse.Namespace) -> None:
+    """Flags of evaluate that its other way of scoring would ignore without a word."""
+    if arguments.protocol is None and arguments.split is not None:
+        raise WrongUseError("without --protocol there are no splits: leave out --split")
+    for name in ("queries", "cameras", "align_map"):
+        if arguments.protocol is not None and getattr(arguments, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise WrongUseError(f"with --protocol the data set tells all: leave out {flag}")
 
 
 def refuse_leftover(given: Mapping[str, Any]) -> None:

@@ -127,22 +127,39 @@ class BenchmarkCall:
         return result
 
 
-def evaluate_command(
-    protocol: str,
-    predictions: PathLike,
-    root: PathLike,
-    given: Mapping[str, Any],
-    *,
-    split: str | None = None,
-    progress: Progress = silent,
-) -> Scores:
-    """Score predictions by a benchmark's rules, see `benchmarks.protocols.evaluate_protocol`."""
-    options = dict(given)
-    if split is not None:
-        if not isinstance(benchmark(protocol), MapfreeBenchmark):
-            raise InputError(f"protocol {protocol} has no splits: leave out --split")
-        options["split"] = split
-    report = evaluate_protocol(protocol, predictions, root, options=options, progress=progress)
-    if isinstance(report, MapfreeReport) and report.scores is not None:
-        return report.scores  # the official values alone, as the official script prints them
-    return report
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCall:
+    """Scores by a benchmark's rules, with everything about them that can be wrong use."""
+
+    protocol: str
+    options: Mapping[str, Any]
+
+    @staticmethod
+    def of(protocol: str, given: Mapping[str, Any], *, split: str | None = None) -> "EvaluateCall":
+        """Check the arguments of a call.
+
+        Args:
+            protocol: Name of the benchmark.
+            given: Its options.
+            split: Of Map-free.
+
+        Raises:
+            InputError: Something is wrong with them.
+        """
+        options = dict(given)
+        kind = benchmark(protocol)
+        if split is not None:
+            if not isinstance(kind, MapfreeBenchmark):
+                raise InputError(f"protocol {protocol} has no splits: leave out --split")
+            options["split"] = split
+        benchmark_options(protocol, options)
+        return EvaluateCall(protocol=protocol, options=options)
+
+    def run(self, predictions: PathLike, root: PathLike, *, progress: Progress = silent) -> Scores:
+        """Score predictions, see `benchmarks.protocols.evaluate_protocol`."""
+        report = evaluate_protocol(
+            self.protocol, predictions, root, options=self.options, progress=progress
+        )
+        if isinstance(report, MapfreeReport) and report.scores is not None:
+            return report.scores  # the official values alone, as the official script prints them
+        return report

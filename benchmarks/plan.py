@@ -135,11 +135,22 @@ class Check:
         """Whether no count differs from the published one."""
         return all(count.agrees for count in self.counts)
 
+    @property
+    def failure(self) -> str:
+        """The counts that differ in one line; empty if none does."""
+        differing = [
+            f"{count.what} {count.found} (published: {count.published})"
+            for count in self.counts
+            if not count.agrees
+        ]
+        return f"not the whole published set: {', '.join(differing)}" if differing else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "title": self.title,
             "complete": self.complete,
+            "failure": self.failure,
             "counts": [{**vars(count), "agrees": count.agrees} for count in self.counts],
             "notes": list(self.notes),
         }

@@ -3,6 +3,8 @@
 A further data set is a reader (`benchmarks.datasets`) and one line here.
 """
 
+import difflib
+
 from benchmarks.datasets.aachen import AachenOptions, open_aachen
 from benchmarks.datasets.cambridge import CambridgeOptions, open_cambridge
 from benchmarks.datasets.cmu import CmuOptions, open_cmu
@@ -40,8 +42,12 @@ def benchmark(name: str) -> Benchmark:
     """The benchmark of a name.
 
     Raises:
-        InputError: There is none; the known ones are listed.
+        InputError: There is none; the nearest is offered, and the known ones are listed.
     """
     if name not in BENCHMARKS:
-        raise InputError(f"unknown benchmark '{name}' (known: {', '.join(sorted(BENCHMARKS))})")
+        close = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise InputError(
+            f"unknown benchmark '{name}'{hint} (known: {', '.join(sorted(BENCHMARKS))})"
+        )
     return BENCHMARKS[name]

@@ -50,13 +50,20 @@ def test_a_voided_submission_fails_with_the_reason(
         (["benchmark", "mapfree", ".", "--out", "x", "--shard", "4/4"], 2, "--shard takes I/N"),
         (["benchmark", "mapfree", ".", "--out", "x", "--executor", "slurm"], 2, "local, ray"),
         (["benchmark", "mapfree", ".", "--set", "split=train"], 2, "one of val, test"),
-        (["benchmark", "aachn", ".", "--out", "x"], 2, "unknown benchmark 'aachn' (known: 12sc"),
+        (
+            ["benchmark", "aachn", ".", "--out", "x"],
+            2,
+            "unknown benchmark 'aachn'; did you mean 'aachen'? (known: 12sc",
+        ),
         (["benchmark", "mapfree", ".", "--set", "matcher=sift"], 2, "chosen with --matcher sift"),
         (["benchmark", "mapfree", "."], 1, "give --out DIR"),
         (["benchmark", "mapfree", "nowhere", "--check"], 1, "no data set 'nowhere'"),
-        (["evaluate", "a.txt", ".", "--protocol", "aachn"], 1, "unknown benchmark 'aachn'"),
+        (["evaluate", "a.txt", ".", "--protocol", "aachn"], 2, "did you mean 'aachen'?"),
+        (["evaluate", "a", ".", "--protocol", "cmu", "--set", "num_seed=2"], 2, "'num_seeds'"),
+        (["evaluate", "a", ".", "--protocol", "cmu", "--queries", "q"], 2, "leave out --queries"),
+        (["evaluate", "a", ".", "--split", "val"], 2, "leave out --split"),
         (["evaluate", "a.txt", ".", "--protocol", "pairs"], 1, "takes the folder of a run"),
-        (["evaluate", "a", ".", "--protocol", "cmu", "--split", "val"], 1, "has no splits"),
+        (["evaluate", "a", ".", "--protocol", "cmu", "--split", "val"], 2, "has no splits"),
         (["evaluate", ".", ".", "--protocol", "cmu"], 1, "holds no run of a benchmark"),
     ],
 )
@@ -69,3 +76,25 @@ def test_wrong_use_is_one_line(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_that_finds_a_difference_fails_and_says_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "val" / "s00460"
+    names = ["seq0/frame_00000.jpg", "seq1/frame_00000.jpg"]
+    for name in names:  # a check counts photos, it does not decode them
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "intrinsics.txt").write_text("".join(f"{n} 50 50 24 32 48 64\n" for n in names))
+    for file in ("poses.txt", "poses_device.txt"):
+        (folder / file).write_text("".join(f"{name} 1 0 0 0 0 0 0\n" for name in names))
+    arguments = ["benchmark", "mapfree", str(tmp_path), "--check", "--quiet"]
+    assert groundloc.main(arguments) == 1
+    output = capsys.readouterr()
+    assert "scenes" in output.out and "DIFFERS" in output.out
+    assert output.err == "error: not the whole published set: scenes 1 (published: 65)\n"
+    assert groundloc.main([*arguments, "--json"]) == 1
+    output = capsys.readouterr()
+    check = json.loads(output.out)  # the counts stay readable for machines
+    assert check["complete"] is False and check["failure"] in output.err
