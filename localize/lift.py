@@ -96,7 +96,8 @@ def lift_matches(
             nearest = nearest_within(found.keypoints1, keypoints[seen], options.max_distance_px)
             # row -1 of a miss is replaced, so its value does not matter
             point = np.where(nearest >= 0, np.append(points[seen], -1)[nearest], -1)
-        good = point >= 0
+        # pixels that are no numbers would never lie near anything
+        good = (point >= 0) & np.isfinite(found.keypoints0).all(1)
         free |= found.indices0 is None
         parts.append(
             Correspondences(
@@ -160,7 +161,7 @@ def _groups(matches: Correspondences, distance_px: float) -> IntArray:
         starts = np.flatnonzero(np.diff(ids, prepend=ids[0] - 1))
         leader = order[np.repeat(starts, np.diff(starts, append=len(ids)))]
         offset = matches.points2D[order] - matches.points2D[leader]
-        near = (offset**2).sum(1) <= distance_px**2
+        near = ((offset**2).sum(1) <= distance_px**2) | (order == leader)  # also where it is NaN
         number = np.cumsum(np.diff(ids, prepend=ids[0] - 1) != 0) - 1 + count
         groups[order[near]] = number[near]
         count += len(starts)

@@ -20,6 +20,8 @@ FloatArray = NDArray[np.float64]
 _MAX_PNP_POINTS = 4000  # of a point map: neighbours are not independent, more only cost time
 _PNP_ITERATIONS = 2000  # of the 4000 points half may be wrong: three of them are soon right
 _MIN_DEPTHS = 5  # matches with a depth that give a baseline its length
+_NETWORKS_OWN = ("pointmap", "estimated")  # cameras of which nobody knows more than the point map
+_TRUSTED_LOG_STD = 0.1  # of a focal length: EXIF that no point map contradicts
 _MIN_PARALLAX = 1e-3  # radians; below, a triangulated depth means nothing
 
 
@@ -151,8 +153,9 @@ def pose_on_pointmap(
 ) -> Estimate | None:
     """PnP of the pixels of photo 1 on the network's points for them in camera 0.
 
-    Where camera 0 is given, the points are bent to its focal length: the network saw them through
-    the one that its own point map of photo 0 has.
+    Where camera 0 is given or known from EXIF, the points are bent to its focal length: the network
+    saw them through the one that its own point map of photo 0 has. The focal length of a camera 1
+    that EXIF knows stays what it is, for the points are of the same network and know it less well.
 
     Args: as `pose_on_reference`.
 
@@ -171,8 +174,10 @@ def pose_on_pointmap(
     x, y = x[order], y[order]
     pixels = geometry.frames[1].to_photo(np.column_stack([x, y]) + 0.5)
     points3D = points[y, x].astype(np.float64)
-    if guess0.source == "given":
+    if guess0.source not in _NETWORKS_OWN:
         points3D = _seen_through(points3D, geometry, guess0)
+    if guess1.source not in _NETWORKS_OWN and guess1.focal_log_std <= _TRUSTED_LOG_STD:
+        guess1 = QueryCamera(camera=guess1.camera, source="given")
     pose = _pnp(pixels, points3D, guess1, options)
     if pose is None:
         return None
@@ -194,14 +199,14 @@ def _as_seen(guess0: QueryCamera, geometry: PairGeometry) -> QueryCamera:
 
     A blend with the lens that is common would contradict the points.
     """
-    if guess0.source != "pointmap":
+    if guess0.source not in _NETWORKS_OWN:
         return guess0
     camera = with_focal_length(guess0.camera, geometry.focal_px(0))
     return QueryCamera(camera=camera, source="pointmap", focal_log_std=guess0.focal_log_std)
 
 
 def _seen_through(points: FloatArray, geometry: PairGeometry, guess0: QueryCamera) -> FloatArray:
-    """Points in camera 0 with the depths of the network and the rays of the given camera."""
+    """Points in camera 0 with the depths of the network and the rays of the known camera."""
     camera = guess0.camera
     middle = np.array(geometry.image_sizes[0]) / 2
     principal_point = np.array([camera.principal_point_x, camera.principal_point_y])

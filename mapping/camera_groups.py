@@ -35,7 +35,6 @@ def assign_cameras(
     place_of: dict[Hashable, int] = {}
     camera_of: dict[str, int] = {}
     bad: dict[str, str] = {}
-    fixed: set[int] = set()
     guesses: dict[str, CameraGuess] = {}
     for name in sorted(image_sizes):
         size = image_sizes[name]
@@ -58,7 +57,6 @@ def assign_cameras(
             trusted.has_prior_focal_length = True
             cameras.append(trusted)
         camera_of[name] = place_of[key]
-        fixed.add(place_of[key])
     groups = _group(guesses, {n: image_sizes[n] for n in guesses}, options.camera_mode)
     for name, group in groups.items():
         if group not in place_of:
@@ -71,7 +69,7 @@ def assign_cameras(
                 f"camera_mode '{options.camera_mode}' makes '{name}' share a camera with photos of "
                 f"another size ({camera.width}x{camera.height}): use per_image"
             )
-    return MapCameras(cameras, camera_of, frozenset(fixed)), bad
+    return MapCameras(cameras, camera_of), bad
 
 
 def _group(

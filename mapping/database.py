@@ -28,12 +28,10 @@ class MapCameras:
     Attributes:
         cameras: Distinct cameras; several photos may share one.
         camera_of: Photo to its place in ``cameras``.
-        fixed: Places of cameras whose intrinsics are given and stay as they are.
     """
 
     cameras: Sequence[pycolmap.Camera]
     camera_of: Mapping[str, int]
-    fixed: frozenset[int]
 
 
 def write_database(

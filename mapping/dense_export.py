@@ -1,9 +1,9 @@
 """A dense reconstruction on disk: COLMAP model, point cloud, depth maps."""
 
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
+from mapping.alignment_check import AlignmentCheck
 from mapping.depth_fusion import CloudPart, DepthMap, FusionOptions, fuse
 from mapping.ply import write_ply
 from matching.errors import InputError
@@ -42,6 +43,9 @@ class DenseReconstruction:
         metric: Whether the world is in metres by the network's word; otherwise its unit is that of
             the map, or any.
         error: How little the pairs agree, see `mapping.global_alignment.Alignment`; None for a map.
+        check: What matches say about the poses; None for a map.
+        camera_sources: Photo to where its focal length is from: ``given`` ones stay, the others are
+            starts of the alignment (``exif``, ``exif+pointmap``, ``pointmap``); empty for a map.
         seconds: By stage.
         matcher: What predicted the point maps.
         options: How it was made.
@@ -57,10 +61,13 @@ class DenseReconstruction:
     seconds: Mapping[str, float]
     matcher: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
+    check: AlignmentCheck | None = None
+    camera_sources: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**vars(self), "path": str(self.path)}
+        check = None if self.check is None else asdict(self.check)
+        return {**vars(self), "path": str(self.path), "check": check}
 
     def summary(self) -> str:
         """A few lines for people."""
@@ -74,7 +81,13 @@ class DenseReconstruction:
             f"  seconds  {', '.join(f'{stage} {s:.1f}' for stage, s in self.seconds.items())}",
         ]
         if self.error is not None:
-            lines.insert(3, f"  pairs agree within {self.error:.1%} of the mean depth")
+            lines.insert(3, f"  pairs    agree within {self.error:.1%} of the mean depth")
+        if self.check is not None:
+            lines.insert(4, f"  check    {self.check.summary()}")
+        if self.camera_sources:
+            counts = Counter(self.camera_sources.values())
+            told = ", ".join(f"{count} {source}" for source, count in sorted(counts.items()))
+            lines.insert(5, f"  cameras  focal lengths from: {told}")
         lines += [f"  no pose: {name}: {why}" for name, why in self.not_registered.items()]
         return "\n".join(lines)
 
@@ -99,7 +112,8 @@ def write_depth(file: h5py.File, name: str, view: DepthMap) -> None:
     """Store a depth map: ``/<name>/depth``, ``confidence`` and attributes to use them alone."""
     group = file.create_group(name)
     group.create_dataset("depth", data=view.depth, compression="lzf", shuffle=True)
-    confidence = view.confidence.astype(np.float16)
+    # confidences of this family are 1 + exp(x), which may be more than half precision holds
+    confidence = np.minimum(view.confidence, np.finfo(np.float16).max).astype(np.float16)
     group.create_dataset("confidence", data=confidence, compression="lzf", shuffle=True)
     group.attrs["scale"], group.attrs["offset"] = view.frame.scale, view.frame.offset
     group.attrs["photo_size"] = (view.camera.width, view.camera.height)

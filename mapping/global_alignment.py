@@ -83,14 +83,12 @@ class Alignment:
     Attributes:
         views: By the photo's place; photos outside of the largest connected part are missing.
         error: Weighted mean distance of eq. 5 over the mean depth: how little the pairs agree.
-        start_error: The same before gradient descent.
         best_edge: By the photo's place: the number of the pair (in the given order) whose first
             photo it is and that shows it best.
     """
 
     views: dict[int, AlignedView]
     error: float
-    start_error: float
     best_edge: dict[int, int]
 
 
@@ -111,10 +109,9 @@ def align(
     """
     start = start_alignment(len(views), edges)
     if not start.views:
-        return Alignment(views={}, error=0.0, start_error=0.0, best_edge={})
+        return Alignment(views={}, error=0.0, best_edge={})
     order = sorted(start.views)
     unknowns = _Unknowns([views[n] for n in order], order, start, options.shared_focal)
-    start_error = unknowns.error()
     rate = options.learning_rate
     descent = torch.optim.Adam(unknowns.parameters, lr=rate, betas=(0.9, 0.9))
     steps = range(options.num_iterations)
@@ -128,7 +125,6 @@ def align(
     return Alignment(
         views=unknowns.aligned(order),
         error=unknowns.error(),
-        start_error=start_error,
         best_edge={view: numbers[id(start.edges[e])] for view, e in start.best_edge.items()},
     )
 

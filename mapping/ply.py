@@ -1,7 +1,5 @@
 """Point clouds as binary PLY files, readable by MeshLab, CloudCompare and Open3D."""
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,23 +48,3 @@ def write_ply(
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         file.write(header.encode("ascii"))
         file.write(vertices.tobytes())
-
-
-def read_ply(path: PathLike) -> NDArray[np.void]:
-    """Read a cloud that `write_ply` wrote: a record per point, with its names.
-
-    Raises:
-        ValueError: Another kind of PLY file.
-    """
-    with Path(path).open("rb") as file:
-        lines: list[bytes] = []
-        while not lines or lines[-1] != b"end_header":
-            line = file.readline()
-            if not line:
-                raise ValueError(f"'{path}' has no PLY header")
-            lines.append(line.strip())
-        expected = [f"property {_NAMES[_VERTEX[n].str[1:]]} {n}" for n in _VERTEX.names or ()]
-        if lines[0] != b"ply" or [w.decode() for w in lines if b"property" in w] != expected:
-            raise ValueError(f"'{path}' is no point cloud of groundloc")
-        count = int(lines[2].split()[-1])
-        return np.frombuffer(file.read(count * _VERTEX.itemsize), _VERTEX)

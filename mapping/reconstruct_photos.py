@@ -17,6 +17,7 @@ import pycolmap
 import torch
 from numpy.typing import NDArray
 
+from mapping.alignment_check import AlignmentCheck, evenly, pair_error
 from mapping.alignment_start import AlignmentEdge
 from mapping.cameras import camera_from_image, create_camera
 from mapping.dense_export import (
@@ -46,6 +47,7 @@ from matching.progress import Progress, silent
 
 FloatArray = NDArray[np.float64]
 
+_CHECKED_PAIRS = 60  # whose matches are asked about the poses: each takes as long as its prediction
 _BYTES_PER_POINT = 16  # three coordinates and a weight
 
 
@@ -60,6 +62,9 @@ class ReconstructOptions:
     # third .. pixel of every second, third .. row is taken
     max_memory_mb: int = 512
     grid_step_px: int = 4  # at least this step, network pixels: neighbours say the same
+    # share of the pairs whose matches may contradict the aligned poses; where more do, the point
+    # maps are too poor for poses, and nothing is written. 1 writes whatever comes out
+    max_contradicted: float = 0.5
     apply_exif_orientation: bool = True  # turn photos as their EXIF says
 
     def __post_init__(self) -> None:
@@ -68,6 +73,8 @@ class ReconstructOptions:
                 f"max_memory_mb and grid_step_px must be at least 1, got {self.max_memory_mb} and "
                 f"{self.grid_step_px}"
             )
+        if not 0 <= self.max_contradicted <= 1:
+            raise ValueError(f"max_contradicted must be in [0, 1], got {self.max_contradicted}")
 
 
 def reconstruct_photos(
@@ -83,7 +90,7 @@ def reconstruct_photos(
     """Reconstruct a scene from photos by global alignment of point maps.
 
     ``out`` appears whole or not at all. A killed run leaves its encodings beside it, in a folder
-    ``.<out>.work``, and the same call goes on with them.
+    ``.<out>.work``, and the same call goes on with them; a refused one leaves nothing.
 
     Args:
         images: Folder of photos.
@@ -98,28 +105,40 @@ def reconstruct_photos(
         What was made; see `DenseReconstruction`.
 
     Raises:
-        InputError: No photos, cameras or pairs of other photos, a matcher without point maps, or
-            no pair with any points.
+        InputError: No photos, cameras or pairs of other photos, a matcher without point maps, no
+            pair with any points, or matches that contradict the poses.
     """
     options = options or ReconstructOptions()
     target = check_target(out)
     work = target.with_name(f".{target.name}.work")
     scene = _Photos(images, work, matcher, options, image_names, cameras, progress)
+    try:
+        made = _reconstruct(scene, target)
+    except InputError:
+        shutil.rmtree(work, ignore_errors=True)  # the same call would only fail again
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+    return made
+
+
+def _reconstruct(scene: "_Photos", target: Path) -> DenseReconstruction:
+    """All stages."""
     with scene.timed("encode"):
         scene.encode()
     with scene.timed("pairs"):
         pairs = scene.choose_pairs()
         edges = scene.predict(pairs)
     with scene.timed("align"):
-        alignment = align(scene.start_views(edges), edges, options.alignment, progress=progress)
+        start = scene.start_views(edges)
+        alignment = align(start, edges, scene.options.alignment, progress=scene.progress)
     if len(alignment.views) < 2:
         raise InputError("no two photos share anything that the network sees")
+    with scene.timed("check"):
+        check = scene.check(alignment, pairs)
     with atomic_folder(target) as folder:
         with scene.timed("depth"):
             scene.write_depths(folder / DEPTHS, alignment, edges)
-        made = scene.export(folder, target, alignment, edges, len(pairs))
-    shutil.rmtree(work, ignore_errors=True)
-    return made
+        return scene.export(folder, target, alignment, edges, len(pairs), check)
 
 
 class _Photos:
@@ -148,6 +167,7 @@ class _Photos:
         self.names: list[str] = []
         self.step = 1
         self.seen_focals: dict[str, list[float]] = {}
+        self.camera_sources: dict[str, str] = {}
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -260,6 +280,7 @@ class _Photos:
         """The given camera, or one with the focal length that EXIF and point maps tell."""
         size = self.views(name).image_size
         if name in self.given:
+            self.camera_sources[name] = "given"
             camera = pycolmap.Camera(self.given[name].todict())
             if (camera.width, camera.height) != size:
                 raise InputError(
@@ -272,6 +293,7 @@ class _Photos:
             guess = camera_from_image(self.photos[name].path, size, pointmap_px=seen)
             # the descent finds the focal length that the points have; EXIF is a better start
             focal_px = guess.camera.mean_focal_length() if guess.source != "pointmap" else seen
+            self.camera_sources[name] = guess.source
         return create_camera("SIMPLE_PINHOLE", focal_px, *size)
 
     def start_views(self, edges: Sequence[AlignmentEdge]) -> list[AlignmentView]:
@@ -302,6 +324,34 @@ class _Photos:
         start = self.step // 2
         y, x = np.mgrid[start : height : self.step, start : width : self.step].reshape(2, -1)
         return np.column_stack([x, y]) + 0.5
+
+    def check(self, alignment: Alignment, pairs: Sequence[Pair]) -> AlignmentCheck:
+        """Ask the matches of some pairs about the poses.
+
+        Raises:
+            InputError: Too many of them contradict.
+        """
+        aligned = {self.names[view]: found for view, found in alignment.views.items()}
+        known = evenly([p for p in pairs if p[0] in aligned and p[1] in aligned], _CHECKED_PAIRS)
+        errors = []
+        for a, b in self.progress(known, "checking poses", len(known)):
+            from_world = np.linalg.inv(aligned[b].world_from_cam)
+            error = pair_error(
+                self.matcher.match_views(self.views(a), self.views(b)),
+                (self.camera(a, aligned[a].focal_px), self.camera(b, aligned[b].focal_px)),
+                pycolmap.Rigid3d((from_world @ aligned[a].world_from_cam)[:3]),
+                pixel_px=max(self.matcher.pixel_px(self.views(name)) for name in (a, b)),
+            )
+            if error is not None:
+                errors.append(error)
+        check = AlignmentCheck(errors=tuple(errors))
+        if check.num_contradicted > self.options.max_contradicted * len(errors):
+            raise InputError(
+                f"the point maps of {self.matcher.name} are too poor for poses: {check.summary()}; "
+                "make a map (groundloc map), use a network with better point maps, or allow it "
+                "(max_contradicted=1)"
+            )
+        return check
 
     def write_depths(
         self, path: Path, alignment: Alignment, edges: Sequence[AlignmentEdge]
@@ -339,6 +389,7 @@ class _Photos:
         alignment: Alignment,
         edges: Sequence[AlignmentEdge],
         num_pairs: int,
+        check: AlignmentCheck,
     ) -> DenseReconstruction:
         """Fuse the depth maps and write the cloud, the model and the summary."""
         order = sorted(alignment.views)
@@ -379,6 +430,8 @@ class _Photos:
             num_points=num_points,
             metric=self.metric,
             error=alignment.error,
+            check=check,
+            camera_sources={name: self.camera_sources[name] for name in names},
             seconds=dict(self.seconds),
             matcher=self.matcher.describe(),
             options=options_as_dict(self.options),

@@ -151,7 +151,9 @@ def share_keypoints(
 
 
 def _sure(found: Matches, min_score: float) -> Matches:
-    return found.select(found.scores >= min_score)
+    """The matches that are sure enough; without those whose pixels are no numbers."""
+    finite = np.isfinite(found.keypoints0).all(1) & np.isfinite(found.keypoints1).all(1)
+    return found.select(finite & (found.scores >= min_score))
 
 
 def _side(found: Matches, side: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -189,7 +191,12 @@ def merge_pixels(
 
     Returns:
         Keypoints (N, 2), the fixed ones first, and the row of each pixel, (P,) int64.
+
+    Raises:
+        ValueError: Pixels that are no numbers: they lie near nothing, not even themselves.
     """
+    if not np.isfinite(pixels).all():
+        raise ValueError("pixels must be finite")
     rows = np.full(len(pixels), -1, np.int64)
     keypoints = [np.asarray(fixed, np.float32).reshape(-1, 2)]
     if len(fixed):

@@ -298,7 +298,8 @@ class Mast3rMatcher(Matcher):
         if not self.config.desc_dim:
             return None
         own = self._encoding([view])
-        first, _ = self.engine.decode(own, own, Want(descriptors=True), NOTHING)
+        with self._turn:
+            first, _ = self.engine.decode(own, own, Want(descriptors=True), NOTHING)
         assert first.descriptor_confidence is not None
         return first.descriptor_confidence[0]
 

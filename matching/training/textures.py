@@ -399,7 +399,9 @@ def paint(styles: list[str], size: int, seed: int) -> TextureBank:
     threads = torch.get_num_threads()
     workers = min(_PAINTERS, os.cpu_count() or 1)
     # a thread per texture and none inside: these operations are too small to be split
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        images = list(pool.map(one, enumerate(styles)))
-    torch.set_num_threads(threads)
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            images = list(pool.map(one, enumerate(styles)))
+    finally:
+        torch.set_num_threads(threads)
     return TextureBank.from_images(torch.stack(images))

@@ -190,6 +190,19 @@ def test_nothing_gives_nothing() -> None:
         assert lifted.points2D.shape == (0, 2)
 
 
+def test_pixels_that_are_no_numbers_are_left_out() -> None:
+    found = free([(10, 10), (np.nan, 50), (50, 50)], [0, 1, 2], [0.9, 0.8, 0.3])
+    lifted = lift_matches([found], [KEYPOINTS], [np.arange(10)], LiftOptions())
+    np.testing.assert_array_equal(lifted.points3D_ids, [0, 2])
+    broken = Correspondences(
+        points2D=np.array([[np.nan, 1], [2, 2], [np.nan, np.nan]]),
+        points3D_ids=np.array([4, 4, 4]),
+        images=np.zeros(3, np.int64),
+        scores=np.ones(3, np.float32),
+    )
+    assert len(merged_matches(broken, 1.0)) == 3  # and it comes to an end
+
+
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="max_distance_px"):
         LiftOptions(max_distance_px=0)

@@ -247,7 +247,7 @@ def test_given_cameras(tmp_path: Path) -> None:
         sizes, tmp_path, dict.fromkeys(sizes, given), ReconstructionOptions()
     )
     assert dict(cameras.camera_of) == {"a.jpg": 0, "b.jpg": 0}
-    assert cameras.fixed == {0}
+    assert [camera.has_prior_focal_length for camera in cameras.cameras] == [True]
     assert bad == {
         "c.jpg": "it has 480x640 pixels, but its camera is for 640x480: the option "
         "apply_exif_orientation says whether photos are turned"

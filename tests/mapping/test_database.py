@@ -39,7 +39,7 @@ def write(path: Path, num_points: int = NUM_POINTS) -> dict[Pair, NDArray[np.int
     rng = np.random.default_rng(0)
     points = rng.uniform((-3, -2, 5), (3, 2, 9), (num_points, 3))
     camera = pycolmap.Camera(model="PINHOLE", width=640, height=480, params=[500, 500, 320, 240])
-    cameras = MapCameras(cameras=[camera], camera_of=dict.fromkeys(POSES, 0), fixed=frozenset({0}))
+    cameras = MapCameras(cameras=[camera], camera_of=dict.fromkeys(POSES, 0))
     keypoints = {}
     for name, pose in POSES.items():
         seen = camera.img_from_cam(np.array([pose * point for point in points]))

@@ -101,7 +101,7 @@ def make_database(folder: Path) -> tuple[Path, dict[str, pycolmap.Rigid3d], np.n
         pixels = seen[:, :2] / seen[:, 2:] * FOCAL + (WIDTH / 2, HEIGHT / 2)
         keypoints[name] = pixels.astype(np.float32)
     keypoints["a.jpg"] = np.append(keypoints["a.jpg"], [[3.0, 4.0]], axis=0).astype(np.float32)
-    cameras = MapCameras([camera], dict.fromkeys(names, 0), frozenset({0}))
+    cameras = MapCameras([camera], dict.fromkeys(names, 0))
     rows = np.stack([np.arange(10), np.arange(10)], axis=1)
     path = folder / "database.db"
     write_database(path, cameras, keypoints)

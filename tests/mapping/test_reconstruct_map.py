@@ -10,7 +10,6 @@ from PIL import Image
 
 from mapping import Map, build_map
 from mapping.depth_fusion import FusionOptions
-from mapping.ply import read_ply
 from mapping.reconstruct_map import depth_correction, reconstruct_map
 from mapping.reconstruct_photos import ReconstructOptions
 from matching import load_matcher
@@ -18,6 +17,7 @@ from matching.errors import InputError
 from matching.pointmap import PairGeometry
 from matching.preprocess import NetworkFrame
 from matching.types import View
+from tests.mapping.clouds import read_ply
 from tests.mapping.test_reconstruct_photos import surface_distance
 from tests.rendered_views import Faults, OracleMatcher, RenderedView, render_views
 

@@ -13,10 +13,10 @@ from mapping.alignment_start import fit_similarity
 from mapping.depth_fusion import FusionOptions
 from mapping.global_alignment import AlignmentOptions
 from mapping.options import PairOptions
-from mapping.ply import read_ply
 from mapping.reconstruct_photos import ReconstructOptions, reconstruct_photos
 from matching import load_matcher
 from matching.errors import InputError
+from tests.mapping.clouds import read_ply
 from tests.rendered_views import Faults, OracleMatcher, RenderedView, render_views
 
 QUICK = AlignmentOptions(num_iterations=40)
@@ -102,6 +102,9 @@ def test_exact_point_maps_give_model_cloud_and_depths(
     assert np.median(np.abs(ratio - 1)) < 0.02
     assert made.to_dict()["num_points"] == made.num_points
     assert "4 with a pose, 0 without" in made.summary()
+    assert "matches of 0 of 6 pairs contradict" in made.summary()
+    assert "focal lengths from: 4 pointmap" in made.summary()
+    assert len(made.to_dict()["check"]["errors"]) == 6
     assert not (photos.parent / ".out.work").exists()
 
 
@@ -119,7 +122,7 @@ def test_noise_is_averaged_and_contradictions_left_out(
 
 def test_given_cameras_stay(photos: Path, views: list[RenderedView]) -> None:
     out = photos.parent / "out"
-    reconstruct_photos(
+    made = reconstruct_photos(
         photos,
         out,
         OracleMatcher(views, Faults(noise=0.02)),
@@ -131,6 +134,8 @@ def test_given_cameras_stay(photos: Path, views: list[RenderedView]) -> None:
     assert cameras["0.png"].model_name == "PINHOLE"
     assert cameras["0.png"].params.tolist() == views[0].camera.params.tolist()
     assert cameras["1.png"].model_name == "SIMPLE_PINHOLE"
+    assert made.camera_sources["0.png"] == "given"
+    assert made.camera_sources["1.png"] == "pointmap"
     with pytest.raises(InputError, match=r"'0\.png' is 160x120 but the photo is 120x90"):
         reconstruct_photos(
             photos,
@@ -218,6 +223,19 @@ def test_wrong_use_is_refused_before_the_work(photos: Path, views: list[Rendered
             photos, photos.parent / "new", OracleMatcher(views), image_names=["0.png"]
         )
     assert not (photos.parent / "new").exists()
+    assert not list(photos.parent.glob(".*"))  # nor what was encoded for it
+
+
+def test_poses_that_matches_contradict_are_refused(photos: Path, views: list[RenderedView]) -> None:
+    """Point maps may fit each other and be wrong; centres are off by 2 m here."""
+    poor = Faults(noise=0.3, scales=0.3)
+    with pytest.raises(InputError, match=r"oracle are too poor .* of 6 pairs contradict"):
+        run(photos, views, poor)
+    assert not (photos.parent / "out").exists()
+    made, model = run(photos, views, poor, max_contradicted=1.0)
+    assert to_truth(model, views)[1] > 1
+    assert made.check.num_contradicted > 3
+    assert f"matches of {made.check.num_contradicted} of 6 pairs contradict" in made.summary()
 
 
 def test_a_killed_run_keeps_its_encodings(
@@ -247,7 +265,9 @@ def test_a_killed_run_keeps_its_encodings(
     assert Counting.encoded == 4
 
 
-@pytest.mark.parametrize("values", [{"max_memory_mb": 0}, {"grid_step_px": 0}])
-def test_bad_options_are_refused(values: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+@pytest.mark.parametrize(
+    "values", [{"max_memory_mb": 0}, {"grid_step_px": 0}, {"max_contradicted": 1.5}]
+)
+def test_bad_options_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"at least 1|in \[0, 1\]"):
         ReconstructOptions(**values)  # type: ignore[arg-type]

@@ -186,3 +186,17 @@ def test_many_pairs_in_memory_and_on_disk(on_disk: bool, tmp_path: Path) -> None
         np.testing.assert_allclose(gaps, expected, atol=1e-5)
         one = shared.matches[pair]
         assert len(np.unique(one[:, 0])) == len(np.unique(one[:, 1])) == len(one)
+
+
+def test_pixels_that_are_no_numbers_are_left_out() -> None:
+    found = Matches(
+        keypoints0=np.array([[1, 1], [np.nan, 2], [3, 3]], np.float32),
+        keypoints1=np.array([[1, 1], [2, 2], [np.inf, 3]], np.float32),
+        scores=np.ones(3, np.float32),
+    )
+    none = np.zeros((0, 2), np.float32)
+    shared = share_keypoints({"a": none, "b": none}, {("a", "b"): found}, merge_radius_px=1.0)
+    np.testing.assert_array_equal(shared.matches["a", "b"], [[0, 0]])
+    assert [len(points) for points in shared.keypoints.values()] == [1, 1]
+    with pytest.raises(ValueError, match="finite"):
+        merge_pixels(none, found.keypoints0, found.scores, 1.0)

@@ -1,0 +1,70 @@
+"""Matches as witnesses of poses, on rendered photos with exact geometry."""
+
+import numpy as np
+import pycolmap
+import pytest
+
+from mapping.alignment_check import MAX_ERROR, AlignmentCheck, evenly, pair_error
+from matching.types import Matches
+from tests.rendered_views import Faults, OracleMatcher, RenderedView, relative, render_views
+
+
+@pytest.fixture(scope="module")
+def views() -> list[RenderedView]:
+    return render_views([3, 5], 160)
+
+
+def error(
+    views: list[RenderedView], faults: Faults, *, turned_deg: float = 0.0, focal: float = 1.0
+) -> float | None:
+    matcher = OracleMatcher(views, faults)
+    found = matcher.match_views(*(matcher.encode_image(view.image) for view in views))
+    turn = np.eye(4)
+    turn[:3, :3] = pycolmap.Rotation3d(np.array([np.radians(turned_deg), 0, 0])).matrix()
+    cameras = []
+    for view in views:
+        camera = pycolmap.Camera(view.camera.todict())
+        camera.params = [focal * camera.params[0], focal * camera.params[1], *camera.params[2:]]
+        cameras.append(camera)
+    pose = pycolmap.Rigid3d((turn @ relative(*views))[:3])
+    return pair_error(found, (cameras[0], cameras[1]), pose)
+
+
+def test_a_wrong_pose_is_told_from_a_right_one(views: list[RenderedView]) -> None:
+    faults = Faults(pixel_noise=0.3, outliers=0.5)  # wrong matches are not the poses' fault
+    right, askew, wrong = (error(views, faults, turned_deg=a) for a in (0, 0.5, 5))
+    assert right is not None and askew is not None and wrong is not None
+    assert right < 0.003
+    assert right < askew < MAX_ERROR < wrong
+    zoomed = error(views, faults, focal=2.0)
+    assert zoomed is not None and zoomed > right
+
+
+def test_nothing_to_tell(views: list[RenderedView]) -> None:
+    assert error(views, Faults(outliers=1.0)) is None
+    camera = views[0].camera
+    pose = pycolmap.Rigid3d(relative(*views)[:3])
+    assert pair_error(Matches.empty(), (camera, camera), pose) is None
+    found = OracleMatcher(views)
+    same = found.match_views(*(found.encode_image(view.image) for view in views))
+    still = pycolmap.Rigid3d(np.eye(4)[:3])
+    assert pair_error(same, (camera, camera), still) is None  # no baseline, no epipolar lines
+    none = AlignmentCheck(errors=())
+    assert none.num_contradicted == 0 and "no pair" in none.summary()
+
+
+def test_counting() -> None:
+    check = AlignmentCheck(errors=(0.001, 0.5, 0.03))
+    assert check.num_contradicted == 2
+    assert "2 of 3 pairs contradict the poses (median distance from epipolar lines 3.0%" in (
+        check.summary()
+    )
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 0), (1, 1), (60, 60), (61, 31), (1000, 59)])
+def test_checked_pairs_are_spread(count: int, expected: int) -> None:
+    pairs = [(str(number), "x") for number in range(count)]
+    chosen = evenly(pairs, 60)
+    assert len(chosen) == expected
+    if count > 100:
+        assert int(chosen[-1][0]) > 0.9 * count
