@@ -151,9 +151,13 @@ def share_keypoints(
 
 
 def _sure(found: Matches, min_score: float) -> Matches:
-    """The matches that are sure enough; without those whose pixels are no numbers."""
-    finite = np.isfinite(found.keypoints0).all(1) & np.isfinite(found.keypoints1).all(1)
-    return found.select(finite & (found.scores >= min_score))
+    """The matches that are sure enough; without those whose free pixels are no numbers."""
+    good = found.scores >= min_score
+    for side in (0, 1):
+        indices, pixels = _side(found, side)
+        # ends that are rows of keypoints need no pixels: `StoredMatches` leaves theirs out
+        good &= (indices >= 0) | np.isfinite(pixels).all(1)
+    return found.select(good)
 
 
 def _side(found: Matches, side: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
