@@ -108,7 +108,8 @@ def evaluate(
     options = options or EvaluationOptions()
     truth, truth_cameras = _read_truth(ground_truth)
     found, ignored = _read_results(results)
-    names, notes = _scored_names(found, truth, queries)
+    asked, notes = _asked_names(found, truth, queries)
+    names = [name for name in asked if name in truth]
     notes = [*ignored, *notes]
     alignment = None
     if align_map is not None:
@@ -143,6 +144,11 @@ def evaluate(
     return Report(
         num_queries=len(names),
         num_localized=sum(score.success for score in scores),
+        unscored={
+            name: name in found and found[name].cam_from_world is not None
+            for name in asked
+            if name not in truth
+        },
         seconds_per_query=mean_seconds(scores),
         alignment=None if alignment is None else alignment.to_dict(),
         intervals=intervals([table], options),
@@ -309,12 +315,12 @@ def _same_pose(a: pycolmap.Rigid3d, b: pycolmap.Rigid3d) -> bool:
     return np.allclose(a.matrix(), b.matrix(), rtol=1e-9, atol=1e-9)
 
 
-def _scored_names(
+def _asked_names(
     found: Mapping[str, _Found],
     truth: Poses,
     queries: Sequence[str] | PathLike | None,
 ) -> tuple[list[str], list[str]]:
-    """All names in the denominator, and notes on what was left out."""
+    """All queries, those without a truth too, and notes on what is not scored."""
     notes = []
     if queries is not None:
         is_file = isinstance(queries, str | os.PathLike)
@@ -343,7 +349,7 @@ def _scored_names(
         )
     if not names:
         raise InputError("nothing to evaluate: there are no queries")
-    return [name for name in names if name in truth], notes
+    return names, notes
 
 
 def _errors(

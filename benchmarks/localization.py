@@ -231,7 +231,7 @@ def score_task(
         intrinsics = "given" if summary.known_intrinsics else "unknown"
         notes.append(f"poses of the map by structure from motion, {intrinsics} intrinsics")
     align_to = None if summary.known_poses else summary.poses
-    if task.truth is None:
+    if task.truth is None or not results:
         report = report_without_truth(results)
     else:
         cameras = {n: c for n, c in task.query_cameras.items() if c is not None}

@@ -47,6 +47,9 @@ def _report_tables(report: Report) -> list[str]:
     values: list[tuple[str, str]] = [
         ("localized", f"{report.num_localized} of {report.num_queries}")
     ]
+    if report.unscored:
+        without = f"{sum(report.unscored.values())} of {len(report.unscored)}"
+        values.append(("localized without a known truth, not scored", without))
     lines = []
     if report.median_translation_error_m is not None:
         values.append(

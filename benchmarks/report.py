@@ -44,6 +44,9 @@ class Report:
     Attributes:
         num_queries: Queries scored.
         num_localized: Those with a pose, right or wrong.
+        unscored: Further queries that were asked, but whose true poses are not known here, to
+            whether they were localized; no value tells of them. Empty where no query has a known
+            truth: then all of them are counted above.
         median_translation_error_m: Over all queries; infinite if half of them failed. None
             without ground truth, here and below.
         median_rotation_error_deg: The same for the rotation.
@@ -78,6 +81,7 @@ class Report:
 
     num_queries: int
     num_localized: int
+    unscored: Mapping[str, bool] = field(default_factory=dict)
     median_translation_error_m: float | None = None
     median_rotation_error_deg: float | None = None
     median_vcre_px: float | None = None
@@ -129,6 +133,9 @@ class Report:
             )
         listed = [_table(rows), ""] if len(rows) > 1 else []
         lines = [*listed, f"localized          {self.num_localized} of {self.num_queries}"]
+        if self.unscored:
+            without = f"{sum(self.unscored.values())} of {len(self.unscored)}"
+            lines.append(f"without truth      {without} localized, not scored")
         if self.median_translation_error_m is not None:
             lines += [
                 f"median error       {self._length(self.median_translation_error_m)}, "
@@ -306,6 +313,9 @@ def group_rows(
             values.get("median_rotation_error_deg"),
         )
         localized = f"{values['num_localized']} of {values['num_queries']}"
+        if values.get("num_unscored"):
+            without = f"{values['num_unscored_localized']} of {values['num_unscored']}"
+            localized += f" (without truth: {without})"
         recall = values.get("recall", {})
         rows.append(row(name, localized, medians, [recall.get(key) for key in recalls]))
     if kind == "scene" and mean_of_scenes:

@@ -1,6 +1,6 @@
 """Scores of a localization benchmark from its predictions alone, one scene in memory at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from matching.progress import Progress, silent
 
 
 def scene_folder(out: Path, dataset: LocalizationDataset, scene: str) -> Path:
-    """Where a scene's predictions lie: in the run's folder itself if there is only one scene."""
-    return out if len(dataset.scenes) == 1 else out / scene
+    """Where a scene's predictions lie, see `LocalizationDataset.one_scene`."""
+    return out if dataset.one_scene else out / scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,20 +100,38 @@ def combine_scenes(
     # a scene whose truth nobody knows must not thin out the values of the others
     known = [s for s in scenes if s.report.median_translation_error_m is not None]
     scored = known or scenes
+    unscored = {} if not known else {s.name: _unscored(s, scored) for s in scenes}
     if len(scenes) == 1:
         report = scenes[0].report
     else:
-        report = _pooled(scored, options)
-        report = replace(report, seconds_map=sum(s.report.seconds_map or 0.0 for s in scenes))
+        report = replace(
+            _pooled(scored, options),
+            unscored={
+                f"{s}/{n}": done for s, names in unscored.items() for n, done in names.items()
+            },
+            seconds_map=sum(s.report.seconds_map or 0.0 for s in scenes),
+        )
     groups = {}
     mean: dict[str, float] = {}
     if len(scenes) > 1:
-        groups["scene"] = {s.name: _values(s.report.per_query, options) for s in scenes}
+        groups["scene"] = {
+            s.name: _values(s.report.per_query, s.report.unscored.values(), options) for s in scenes
+        }
         mean = mean_of([groups["scene"][s.name] for s in scored])
-    labels = list(dict.fromkeys(label for s in scored for label in s.conditions.values()))
+    labels = list(dict.fromkeys(label for s in scenes for label in s.conditions.values()))
     if labels:
         groups["condition"] = {
-            label: _values(_labelled(scored, label), options) for label in labels
+            label: _values(
+                _labelled(scored, label),
+                [
+                    done
+                    for s in scenes
+                    for name, done in unscored.get(s.name, {}).items()
+                    if s.conditions.get(name) == label
+                ],
+                options,
+            )
+            for label in labels
         }
     seeds: dict[str, list[float]] = {}
     if options.num_seeds > 1:
@@ -222,10 +240,22 @@ def _pooled(scenes: Sequence[ScoredScene], options: LocalizationOptions) -> Repo
     )
 
 
-def _values(scores: Sequence[QueryScore], options: LocalizationOptions) -> dict[str, Any]:
+def _unscored(scene: ScoredScene, scored: Sequence[ScoredScene]) -> Mapping[str, bool]:
+    """Queries whose truth nobody knows, to whether they were localized."""
+    if any(scene is other for other in scored):
+        return scene.report.unscored
+    return {score.name: score.success for score in scene.report.per_query}
+
+
+def _values(
+    scores: Sequence[QueryScore], unscored: Collection[bool], options: LocalizationOptions
+) -> dict[str, Any]:
+    """What a table says of some queries, and of those beside them whose truth nobody knows."""
+    beside = {"num_unscored": len(unscored), "num_unscored_localized": sum(unscored)}
     return {
         "num_queries": len(scores),
         "num_localized": sum(score.success for score in scores),
+        **(beside if unscored else {}),
         **summarize(ScoreTable.of(scores), options.evaluation.limits),
     }
 

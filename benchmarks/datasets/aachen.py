@@ -52,6 +52,7 @@ def open_aachen(root: Path, options: AachenOptions) -> LocalizationDataset:
         title=f"Aachen Day-Night {options.version}",
         scenes=("aachen",),
         read=lambda _: read_aachen(root, options),
+        one_scene=True,
         counts={"aachen": _COUNTS[options.version]},
         published=f"aachen-{options.version}",
         submission=SubmissionFormat(file_name="Aachen_eval_{method}.txt"),

@@ -47,6 +47,7 @@ def open_cmu(root: Path, options: CmuOptions) -> LocalizationDataset:
         title="Extended CMU Seasons",
         scenes=tuple(f"slice{number}" for number in sorted(numbers)),
         read=lambda scene: read_cmu(root, scene, options),
+        published="cmu",
         submission=SubmissionFormat(file_name="CMU_eval_{method}.txt"),
     )
 

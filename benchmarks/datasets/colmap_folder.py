@@ -35,7 +35,7 @@ def open_colmap(root: Path, options: ColmapOptions) -> LocalizationDataset:
         )
         return replace(task, retrieval=retrieval)
 
-    return LocalizationDataset(title=name, scenes=(name,), read=read)
+    return LocalizationDataset(title=name, scenes=(name,), read=read, one_scene=True)
 
 
 def read_colmap_folder(root: PathLike) -> LocalizationTask:

@@ -85,6 +85,7 @@ def open_inloc(root: Path, options: InlocOptions) -> LocalizationDataset:
         title="InLoc",
         scenes=("inloc",),
         read=lambda _: read_inloc(root, options),
+        one_scene=True,
         counts={"inloc": SceneCounts(map=NUM_CUTOUTS, queries=NUM_QUERIES)},
         published="inloc",
         submission=SubmissionFormat(file_name="InLoc_eval_{method}.txt"),

@@ -35,6 +35,7 @@ def open_kapture(root: Path, options: KaptureOptions) -> LocalizationDataset:
         title=f"kapture {folder.resolve().name}",
         scenes=tuple(scenes),
         read=lambda scene: read_kapture_scene(scenes[scene], scene, options),
+        one_scene=(folder / "mapping").is_dir(),
     )
 
 

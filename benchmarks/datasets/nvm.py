@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import pycolmap
 
@@ -59,7 +60,8 @@ def _camera(line: str, where: str, count: int) -> tuple[str, NvmCamera]:
             f"'{line[:100]}'"
         )
     pose = pose_from_quaternion(values[1:5], where, center=values[5:8])
-    return words[0], NvmCamera(
+    # some writers begin every name with ./
+    return PurePosixPath(words[0]).as_posix(), NvmCamera(
         cam_from_world=pose, focal_px=float(values[0]), radial=float(values[8])
     )
 

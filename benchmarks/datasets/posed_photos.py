@@ -77,15 +77,16 @@ def pose_from_quaternion(
         center: c = -R^T t instead, (3,).
 
     Raises:
-        InputError: The quaternion is zero.
+        InputError: The quaternion is zero, or not one of translation and centre is given.
     """
     norm = float(np.linalg.norm(quat_wxyz))
     if norm < 1e-6:
         raise InputError(f"{where}: the quaternion {quat_wxyz.tolist()} is no rotation")
     rotation = pycolmap.Rotation3d(np.roll(quat_wxyz, -1) / norm)
-    if center is not None:
+    if center is not None and translation is None:
         translation = -(rotation.matrix() @ center)
-    assert translation is not None
+    elif translation is None or center is not None:
+        raise InputError(f"{where}: a pose needs its translation or its centre, and not both")
     return pycolmap.Rigid3d(rotation, translation)
 
 

@@ -47,21 +47,51 @@ class RobotcarOptions(LocalizationOptions):
 
 
 def open_robotcar(root: Path, options: RobotcarOptions) -> LocalizationDataset:
-    """The places whose models are there."""
+    """The places whose models are there; of v2 those that have queries, no other needs a map.
+
+    Raises:
+        InputError: There is no place, or a list of queries is missing.
+    """
     models = existing_folder(root / _MODELS, "folder of RobotCar's models")
     places = sorted(p.name.split("_")[0] for p in models.glob("*_aligned") if p.is_dir())
     if not places:
         raise InputError(f"'{models}' holds no folder like 001_aligned")
+    listed = _listed(root, options)
+    if listed is None:
+        scenes, note = places, "queries: all"
+    else:
+        scenes = [p for p in places if not listed.isdisjoint(_queries_of(root, p))]
+        note = f"queries: {options.queries}, which {len(scenes)} of {len(places)} places have"
+        if not scenes:
+            raise InputError(f"no place below '{models}' has a query of {options.queries}")
     return LocalizationDataset(
-        title="RobotCar Seasons",
-        scenes=tuple(places),
-        num_scenes=NUM_PLACES,
+        title="RobotCar Seasons" if listed is None else "RobotCar Seasons v2",
+        scenes=tuple(scenes),
+        num_scenes=NUM_PLACES if listed is None else None,
         read=lambda place: read_robotcar(root, place, options),
+        # the server scores the test queries of v2; so does the one published row
+        published="robotcar-v2" if options.queries == "v2_test" else "",
         submission=SubmissionFormat(
             file_name="RobotCar_eval_{method}.txt", line_name=camera_and_name
         ),
-        notes=(f"queries: {options.queries}",),
+        notes=(note,),
     )
+
+
+def _queries_of(root: Path, place: str) -> list[str]:
+    """All queries of a place."""
+    return list(read_photo_list(root / "queries_per_location" / f"queries_location_{place}.txt"))
+
+
+def _listed(root: Path, options: RobotcarOptions) -> set[str] | None:
+    """Queries of the chosen list of v2; None for all."""
+    if options.queries == "v2_train":
+        file = existing_file(root / "robotcar_v2_train.txt", f"list of '{_V2_LINE}'")
+        lines = (line for _, line in text_lines(file) if line and not line.startswith("#"))
+        return {_file_name(line.split()[0]) for line in lines}
+    if options.queries == "v2_test":
+        return {_file_name(name) for name in read_photo_list(root / "robotcar_v2_test.txt")}
+    return None
 
 
 def read_robotcar(root: Path, place: str, options: RobotcarOptions) -> LocalizationTask:
@@ -74,7 +104,7 @@ def read_robotcar(root: Path, place: str, options: RobotcarOptions) -> Localizat
     photos = model_photos(read_model(root / _MODELS / f"{place}_aligned"))
     reference = posed_model({_file_name(name): photo for name, photo in photos.items()})
     query_list = root / "queries_per_location" / f"queries_location_{place}.txt"
-    names = list(read_photo_list(query_list))
+    names = _queries_of(root, place)
     cameras = {camera: _intrinsics(root, camera) for camera in CAMERAS}
     truth: dict[str, pycolmap.Rigid3d] = {}
     train = root / "robotcar_v2_train.txt"
@@ -83,10 +113,8 @@ def read_robotcar(root: Path, place: str, options: RobotcarOptions) -> Localizat
             _file_name(name): pose_from_world_from_cam(values.reshape(3, 4), where)
             for where, name, values in read_number_lines(train, 12, _V2_LINE)
         }
-    if options.queries == "v2_train":
-        names = [name for name in names if name in truth]
-    elif options.queries == "v2_test":
-        listed = {_file_name(name) for name in read_photo_list(root / "robotcar_v2_test.txt")}
+    listed = _listed(root, options)
+    if listed is not None:
         names = [name for name in names if name in listed]
     queries = {name: _camera(images, name, cameras, query_list) for name in names}
     map_names = tuple(model_photos(reference))

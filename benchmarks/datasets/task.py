@@ -92,6 +92,9 @@ class LocalizationDataset:
         counts: Published numbers of photos by scene, for ``--check``.
         total: Published numbers over all scenes, where they are not known by scene.
         num_scenes: Published number of scenes; None where there is only one, or nobody says.
+        one_scene: Whether it is one scene by nature: its predictions lie in the run's folder
+            itself. Where there may be several, each has a folder of its name, also if only one of
+            them was downloaded: a run goes on when the others are there.
         published: Key of the published rows to print beside ours (`benchmarks.published`), or "".
         submission: How its server wants poses, or None where scores are made here.
         notes: What a reader of the scores must know: which truth, which registration of depth, ...
@@ -103,6 +106,7 @@ class LocalizationDataset:
     counts: Mapping[str, SceneCounts] = field(default_factory=dict)
     total: SceneCounts = field(default_factory=SceneCounts)
     num_scenes: int | None = None
+    one_scene: bool = False
     published: str = ""
     submission: SubmissionFormat | None = None
     notes: tuple[str, ...] = ()

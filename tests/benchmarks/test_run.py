@@ -184,7 +184,7 @@ def test_shards_of_one_scene_share_its_map(two: TwoScenes, tmp_path: Path) -> No
     one = LocalizationBenchmark(
         options=LocalizationOptions,
         open=lambda root, options: LocalizationDataset(
-            title="one", scenes=("hall",), read=two.read
+            title="one", scenes=("hall",), read=two.read, one_scene=True
         ),
     )
     BENCHMARKS["one"] = one
@@ -253,7 +253,12 @@ def test_scenes_without_truth_do_not_thin_out_the_others(
     assert report.groups["scene"]["hall"] == {"num_queries": 3, "num_localized": 3}
     yard = report.groups["scene"]["yard"]["median_translation_error_m"]
     assert report.mean_of_scenes["median_translation_error_m"] == yard
-    assert report.groups["condition"]["night"]["num_queries"] == 2
+    assert len(report.unscored) == NUM_QUERIES and all(report.unscored.values())
+    assert {name.split("/")[0] for name in report.unscored} == {"hall"}
+    night = report.groups["condition"]["night"]
+    assert (night["num_queries"], night["num_unscored"]) == (2, 2)
+    assert "without truth      3 of 3 localized, not scored" in report.to_text()
+    assert "| night | 2 of 2 (without truth: 2 of 2) |" in (tmp_path / "report.md").read_text()
     assert "median_translation_error_m" in report.intervals
     assert "1 of 2 scenes have no ground truth and are not scored: hall" in report.notes
     assert "| within 0.25m 2deg | 100.0 % |" in (tmp_path / "report.md").read_text()
@@ -262,6 +267,38 @@ def test_scenes_without_truth_do_not_thin_out_the_others(
         line for line in report.to_text().splitlines() if line.startswith("scene")
     )
     assert report.submission["num_poses"] == 2 * NUM_QUERIES
+
+
+def test_a_scene_without_queries_changes_no_value(
+    two: TwoScenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(scene: str) -> LocalizationTask:
+        task = TwoScenes.read(two, scene)
+        return task.with_queries([]) if scene == "hall" else task
+
+    monkeypatch.setattr(two, "read", read)
+    options = {"evaluation": {"num_bootstrap": 5}}
+    report = run_benchmark("two", two.root, tmp_path, matcher=two.matcher, options=options)
+    assert report.num_queries == report.num_localized == NUM_QUERIES
+    assert report.intervals["median_translation_error_m"][1] < 0.05
+    assert report.groups["scene"]["hall"] == {"num_queries": 0, "num_localized": 0}
+
+
+def test_a_run_goes_on_when_another_scene_was_downloaded(two: TwoScenes, tmp_path: Path) -> None:
+    """Where a scene's predictions lie does not depend on how many scenes there are."""
+    options = LocalizationOptions()
+    first = replace(two.open(two.root, options), scenes=("hall",))
+    kind = LocalizationBenchmark(options=LocalizationOptions, open=lambda *_: first)
+    BENCHMARKS["growing"] = kind
+    try:
+        run_benchmark("growing", two.root, tmp_path, matcher=two.matcher)
+        BENCHMARKS["growing"] = replace(kind, open=two.open)
+        encoded = two.matcher.num_encoded
+        report = run_benchmark("growing", two.root, tmp_path, matcher=two.matcher)
+    finally:
+        del BENCHMARKS["growing"]
+    assert report.num_localized == 2 * NUM_QUERIES
+    assert two.matcher.num_encoded == encoded + NUM_MAP + NUM_QUERIES  # of the yard alone
 
 
 def test_a_query_of_two_scenes_is_submitted_if_one_localized_it(

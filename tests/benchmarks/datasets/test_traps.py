@@ -16,8 +16,8 @@ from benchmarks.datasets.cambridge import CambridgeOptions, read_cambridge
 from benchmarks.datasets.depth import read_depth_mm, surface_of_depth
 from benchmarks.datasets.inloc import InlocOptions, open_inloc, read_inloc
 from benchmarks.datasets.nvm import read_nvm
-from benchmarks.datasets.posed_photos import published_retrieval
-from benchmarks.datasets.robotcar import RobotcarOptions, read_robotcar
+from benchmarks.datasets.posed_photos import pose_from_quaternion, published_retrieval
+from benchmarks.datasets.robotcar import RobotcarOptions, open_robotcar, read_robotcar
 from benchmarks.datasets.seven_scenes import (
     COLOR_FROM_DEPTH,
     COUNTS,
@@ -33,10 +33,10 @@ from benchmarks.miniatures import robotcar as mini_robotcar
 from benchmarks.miniatures import seven_scenes as mini_seven
 from benchmarks.miniatures import twelve_scenes as mini_twelve
 from benchmarks.miniatures.studio import Studio, camera_center, pinhole
+from benchmarks.published import PUBLISHED
 from benchmarks.registry import BENCHMARKS
 from benchmarks.rendered_place import RenderedPlace
-from benchmarks.run import check_benchmark, run_benchmark
-from matching import load_matcher
+from benchmarks.run import check_benchmark
 from matching.errors import InputError
 from matching.images import image_size
 from tests.benchmarks.miniature_sets import Miniature
@@ -351,34 +351,25 @@ def test_robotcar_lists(miniature: Miniatures) -> None:
     assert test.truth is None  # the train list has none of their poses
 
 
-def test_a_place_without_queries_of_v2_is_no_obstacle(
-    miniature: Miniatures, tmp_path: Path
-) -> None:
+def test_places_without_queries_of_v2_get_no_map(miniature: Miniatures, tmp_path: Path) -> None:
     """The lists of v2 leave places without any query."""
     root, place = tmp_path / "data", mini_robotcar.PLACE
     shutil.copytree(miniature("robotcar").root, root)
     models = root / "3D-models/individual/colmap_reconstructions"
-    shutil.copytree(models / f"{place}_aligned", models / "012_aligned")
+    (models / "012_aligned").mkdir()
     others = "".join(f"{name}\n" for name in mini_robotcar.QUERIES[1:])
     (root / "queries_per_location" / "queries_location_012.txt").write_text(others)
-    pairs = "".join(f"{q} {m}\n" for q in mini_robotcar.QUERIES for m in mini_robotcar.MAP)
-    (tmp_path / "pairs.txt").write_text(pairs)
-    report = run_benchmark(
-        "robotcar",
-        root,
-        tmp_path / "out",
-        matcher=load_matcher("sift"),
-        options={
-            "queries": "v2_train",
-            "retrieval_pairs": str(tmp_path / "pairs.txt"),
-            "evaluation": {"num_bootstrap": 5},
-        },
-    )
-    assert report.num_queries == report.num_localized == len(mini_robotcar.TRAIN)
-    assert report.median_translation_error_m < 0.05
-    assert report.intervals["median_translation_error_m"][1] < 0.05
-    assert report.groups["scene"]["012"] == {"num_queries": 0, "num_localized": 0}
-    assert len((tmp_path / "out" / "RobotCar_eval_sift.txt").read_text().splitlines()) == 1
+    train = open_robotcar(root, RobotcarOptions(queries="v2_train"))
+    assert train.scenes == (place,) and train.num_scenes is None
+    assert train.notes == ("queries: v2_train, which 1 of 2 places have",)
+    test = open_robotcar(root, RobotcarOptions(queries="v2_test"))
+    assert test.scenes == ("012", place) and test.published in PUBLISHED
+    # every place has queries of v1, and all 49 are expected
+    everything = open_robotcar(root, RobotcarOptions())
+    assert everything.scenes == ("012", place) and everything.num_scenes == 49
+    (root / "robotcar_v2_test.txt").write_text("sun/left/1.jpg\n")
+    with pytest.raises(InputError, match="has a query of v2_test"):
+        open_robotcar(root, RobotcarOptions(queries="v2_test"))
 
 
 # ------------------------------------------------------------------------------ shared readers
@@ -431,7 +422,14 @@ def test_nvm_files_that_are_none(tmp_path: Path) -> None:
         (tmp_path / "m.nvm").write_text(text)
         with pytest.raises(InputError, match=message):
             read_nvm(tmp_path / "m.nvm")
-    (tmp_path / "m.nvm").write_text(head + "b c.jpg 500 1 0 0 0 1 2 3 -0.1 0\n\n9\n")
+    (tmp_path / "m.nvm").write_text(head + "./b c.jpg 500 1 0 0 0 1 2 3 -0.1 0\n\n9\n")
     found = read_nvm(tmp_path / "m.nvm")
     assert found["b c.jpg"].radial == -0.1
     np.testing.assert_allclose(found["a.jpg"].cam_from_world.translation, [-1, -2, -3])
+
+
+def test_a_pose_is_given_in_one_way() -> None:
+    quat, where = np.array([1.0, 0, 0, 0]), "'list.txt' line 3"
+    for given in ({}, {"translation": np.zeros(3), "center": np.zeros(3)}):
+        with pytest.raises(InputError, match=r"'list\.txt' line 3: a pose needs"):
+            pose_from_quaternion(quat, where, **given)
