@@ -27,6 +27,9 @@ class PnPOptions:
     loss_scale_px: float = 1.0  # error beyond which the Cauchy loss of the refinement flattens
     max_iterations: int = 20_000  # most samples drawn by RANSAC
     success_probability: float = 0.9999  # RANSAC stops when a better pose is less likely than 1 - p
+    # RANSAC looks at no more: the first half of them are the first matches, the others are spread
+    # evenly over the rest. Inliers and refinement count all matches.
+    max_ransac_matches: int = 5_000
     # draw samples from the first matches at first, which callers give best first (PROSAC)
     progressive_sampling: bool = True
     # of a camera from EXIF or a guess: the distortion too, not the focal length alone
@@ -39,6 +42,11 @@ class PnPOptions:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
         if self.min_inliers < MIN_MATCHES:
             raise ValueError(f"min_inliers must be at least {MIN_MATCHES}, got {self.min_inliers}")
+        if self.max_ransac_matches < 2 * MIN_MATCHES:
+            raise ValueError(
+                f"max_ransac_matches must be at least {2 * MIN_MATCHES}, "
+                f"got {self.max_ransac_matches}"
+            )
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations must be at least 1, got {self.max_iterations}")
         if not 0 < self.success_probability < 1:
@@ -361,9 +369,15 @@ def _ransac(
     """PoseLib's LO-RANSAC on undistorted pixels."""
     focal = camera.mean_focal_length()
     undistorted = focal * np.asarray(camera.cam_from_img(points2D))
-    usable = np.isfinite(undistorted).all(1)
-    if usable.sum() < MIN_MATCHES:
+    usable = np.flatnonzero(np.isfinite(undistorted).all(1))
+    if len(usable) < MIN_MATCHES:
         return None
+    if len(usable) > options.max_ransac_matches:
+        # Scoring a sample, and more so its local refinement, takes time in proportion to the
+        # matches, and a fraction of them ranks samples as well.
+        first = options.max_ransac_matches // 2
+        spread = np.linspace(first, len(usable) - 1, options.max_ransac_matches - first)
+        usable = usable[np.concatenate((np.arange(first), spread.astype(np.int64)))]
     pinhole = {
         "model": "SIMPLE_PINHOLE",
         "width": camera.width,

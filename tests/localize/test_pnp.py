@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,22 @@ def test_every_camera_model(model: str, extra: tuple[float, ...], outliers: floa
     # matches at the edge of the limit may fall on either side
     assert abs(pose.num_inliers - len(expected)) <= 3
     assert camera.params_to_string() == make_camera(model, extra=extra).params_to_string()
+
+
+def test_many_matches_of_which_only_the_last_are_right() -> None:
+    rng = np.random.default_rng(1)
+    camera = make_camera("SIMPLE_PINHOLE")
+    pixels, points, truth = matches_of(camera)
+    wrong = 2 * len(pixels)
+    pixels = np.concatenate((rng.uniform(0, (camera.width, camera.height), (wrong, 2)), pixels))
+    points = np.concatenate((points[rng.integers(0, len(points), wrong)], points))
+    every = PnPOptions(progressive_sampling=False)
+    few = replace(every, max_ransac_matches=len(pixels) // 2)
+    part, everything = (estimate_pose(pixels, points, camera, o) for o in (few, every))
+    assert part is not None and everything is not None
+    assert part.num_inliers == everything.num_inliers >= 0.9 * (len(points) - wrong)
+    position, rotation = pose_errors(part.cam_from_world, truth)
+    assert position < 0.05 and rotation < 0.2
 
 
 def test_the_same_input_gives_the_same_pose() -> None:
@@ -224,6 +241,7 @@ def test_with_focal_length_copies() -> None:
         {"loss_scale_px": -1.0},
         {"min_inliers": 3},
         {"max_iterations": 0},
+        {"max_ransac_matches": 7},
         {"success_probability": 1.0},
         {"seed": -1},
     ],
