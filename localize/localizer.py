@@ -214,7 +214,7 @@ class Localizer:
         Those are photos that see the first pose, or the next retrieved ones where no pose was
         found. An encoding that is not the ``last`` one to be tried gets one round only.
         """
-        options = self.options.at_pixel(self.matcher.pixel_px(view))
+        options = self.options.at_pixel(self.matcher.pixel_px(view), view.image_size)
         with _timed(timings, "retrieve"):
             names, next_best = self._retrieved(view, given)
         compared: list[_Compared] = []

@@ -1,9 +1,12 @@
 """Settings of `localize.localizer.Localizer`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from localize.lift import LiftOptions
 from localize.pnp import PnPOptions
+
+_MATCHER_PIXELS = 1.5  # no limit is finer: a match is not more precise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +30,27 @@ class LocalizerOptions:
     pointmap_focal: bool = True
     # a pose that is hardly better than chance counts as a failure; 0 keeps every pose
     min_confidence: float = 0.1
+    # long side of the photos that pnp.max_error_px is meant for, as limits are published (hloc's 12
+    # at 1600 pixels): every photo is then judged by the same angle, whatever its size and whatever
+    # the matcher sees of it, but never finer than 1.5 pixels of the matcher. None: the limit is in
+    # pixels of the matcher.
+    max_error_long_side_px: int | None = None
     min_shared_points: int = 5  # map points two photos share to show the same place
     num_threads: int = 0  # queries of a stream worked on at a time; 0: as the matcher likes it
     lift: LiftOptions = field(default_factory=LiftOptions)
     pnp: PnPOptions = field(default_factory=PnPOptions)
 
-    def at_pixel(self, pixel_px: float) -> "LocalizerOptions":
-        """The options in pixels of the photo, for a matcher's pixel of that size."""
+    def at_pixel(self, pixel_px: float, image_size: Sequence[int]) -> "LocalizerOptions":
+        """The options in pixels of a photo.
+
+        Args:
+            pixel_px: Size of the matcher's pixels in those of the photo.
+            image_size: (width, height) of the photo.
+        """
+        max_error_px = self.pnp.max_error_px * pixel_px
+        if self.max_error_long_side_px is not None:
+            scaled = self.pnp.max_error_px * max(image_size) / self.max_error_long_side_px
+            max_error_px = max(scaled, _MATCHER_PIXELS * pixel_px)
         lift = replace(
             self.lift,
             max_distance_px=self.lift.max_distance_px * pixel_px,
@@ -41,10 +58,10 @@ class LocalizerOptions:
         )
         pnp = replace(
             self.pnp,
-            max_error_px=self.pnp.max_error_px * pixel_px,
+            max_error_px=max_error_px,
             loss_scale_px=self.pnp.loss_scale_px * pixel_px,
         )
-        return replace(self, lift=lift, pnp=pnp)
+        return replace(self, lift=lift, pnp=pnp, max_error_long_side_px=None)
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -55,5 +72,9 @@ class LocalizerOptions:
         for name in ("second_round_below", "min_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        if self.max_error_long_side_px is not None and self.max_error_long_side_px < 1:
+            raise ValueError(
+                f"max_error_long_side_px must be at least 1, got {self.max_error_long_side_px}"
+            )
         if self.min_shared_points < 1:
             raise ValueError(f"min_shared_points must be at least 1, got {self.min_shared_points}")

@@ -45,6 +45,7 @@ FloatArray = NDArray[np.float64]
 BUILDINGS = ("DUC1", "DUC2")
 NUM_CUTOUTS, NUM_QUERIES = 277 * 36, 356  # 329 of the queries are scored, the server knows which
 CUTOUT_FOV_DEG = 60.0  # horizontal: f = 1385.64 px at 1600x1200
+LONG_SIDE_PX = 4032  # of the queries
 QUERY_FOCAL_PER_LONG_SIDE = 28 / 36  # an iPhone 7's 28 mm of a 36 mm film: 3136 px at 4032
 _CUTOUT = re.compile(r"DUC_cutout_(\d{3})_(\d+)_(-?\d+)\.jpg")
 _AFTER = "after general icp:"
@@ -69,10 +70,11 @@ class InlocOptions(LocalizationOptions):
             thresholds=((0.25, 10.0), (0.5, 10.0), (1.0, 10.0))
         )
     )
-    # scans and cutouts are some centimetres off each other: hloc's limit at 4032 pixels, for SIFT,
-    # which sees them; of a network that sees fewer (`Matcher.pixel_px`) it is to be set lower
+    # scans and cutouts are some centimetres off each other: hloc's wide limit, at 4032 pixels
     localizer: LocalizerOptions = field(
-        default_factory=lambda: LocalizerOptions(top_k=40, pnp=PnPOptions(max_error_px=48.0))
+        default_factory=lambda: LocalizerOptions(
+            top_k=40, max_error_long_side_px=LONG_SIDE_PX, pnp=PnPOptions(max_error_px=48.0)
+        )
     )
     # the points are given: pairs of cutouts only tell which of them show the same place
     map: MapOptions = field(default_factory=lambda: MapOptions(pairs=PairOptions(top_k=5)))

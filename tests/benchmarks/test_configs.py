@@ -25,6 +25,8 @@ def test_options_of_a_data_set_survive_others_beside_them() -> None:
     assert (0.05, 5.0) in preset.evaluation.thresholds
     inloc = benchmark_options("inloc", {"localizer": {"min_confidence": 0.0}}).localizer
     assert (inloc.top_k, inloc.pnp.max_error_px) == (40, 48.0)
+    # 48 of 4032 pixels, also for a network that sees 512 of them
+    assert inloc.at_pixel(4032 / 512, (3024, 4032)).pnp.max_error_px == 48
 
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
@@ -46,3 +48,6 @@ def test_a_preset_builds_its_benchmarks_options(file: Path) -> None:
     if isinstance(options, LocalizationOptions):
         # scores count a query without a pose as wrong: to withhold doubtful ones only loses
         assert options.localizer.min_confidence == 0
+        # a published limit is of photos, not of what some network sees of them
+        own_limit = "pnp" in values.get("localizer", {})
+        assert own_limit == (values["localizer"].get("max_error_long_side_px") is not None)

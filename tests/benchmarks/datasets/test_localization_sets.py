@@ -33,11 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cambridge": {},
     "7scenes": {"map_points": "depth"},
     "12scenes": {"map_points": "depth"},
-    # the limit for photos of 4032 pixels forgives everything in one of 320
-    "inloc": {
-        "localizer": {"pnp": {"max_error_px": 4.0}},
-        "retrieval_pairs": "pairs-query-netvlad40-temporal.txt",
-    },
+    "inloc": {"retrieval_pairs": "pairs-query-netvlad40-temporal.txt"},
     "cmu": {},
     "robotcar": {},
     "kapture": {"retrieval_pairs": "query/pairsfile/query/fire_top6.txt"},
