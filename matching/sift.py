@@ -23,11 +23,9 @@ from matching.files import reserve_space
 from matching.images import read_image
 from matching.matcher import ImageLike, Matcher
 from matching.options import options_as_dict
+from matching.ratio_test import mutual_ratio_matches
 from matching.types import Matches, View
 
-# rows of similarities at a time: they stay in a CPU's cache, and keep a GPU busy
-_BLOCK_ROWS = {"cpu": 64, "cuda": 4096}
-_COLUMNS_PER_GROUP = 16
 _MAX_THREADS = 8
 
 # COLMAP tells of every photo it extracts; what goes wrong raises in Python
@@ -181,11 +179,11 @@ class SiftMatcher(Matcher):
 
     def match_many(self, view: View, others: Sequence[View]) -> list[Matches]:
         """Match one view with several; see `Matcher.match_many`."""
-        descriptors0 = self._unit_descriptors(view)
+        descriptors0 = self._descriptors(view)
         results = []
         for other in others:
             rows, columns, ratios = mutual_ratio_matches(
-                descriptors0, self._unit_descriptors(other), self.options.max_ratio
+                descriptors0, self._descriptors(other), self.options.max_ratio
             )
             order = torch.argsort(ratios, stable=True)
             indices0 = rows[order].cpu().numpy()
@@ -220,11 +218,11 @@ class SiftMatcher(Matcher):
 
     def local_descriptors(self, view: View) -> NDArray[np.float32]:
         """Unit-norm SIFT descriptors, (N, 128); see `Matcher.local_descriptors`."""
-        return self._unit_descriptors(view).cpu().numpy()
+        return torch.nn.functional.normalize(self._descriptors(view).float(), dim=1).cpu().numpy()
 
-    def _unit_descriptors(self, view: View) -> torch.Tensor:
-        stored = torch.from_numpy(np.ascontiguousarray(view.arrays["descriptors"]))
-        return torch.nn.functional.normalize(stored.to(self.device).float(), dim=1)
+    def _descriptors(self, view: View) -> torch.Tensor:
+        stored = np.ascontiguousarray(view.arrays["descriptors"])
+        return torch.from_numpy(stored).to(self.device)
 
     def _extractor(self) -> pycolmap.FeatureExtractor:
         """One extractor per thread: it keeps buffers between photos."""
@@ -264,61 +262,3 @@ def _view(
             "scales": scales * back.mean(),
         },
     )
-
-
-def mutual_ratio_matches(
-    descriptors0: torch.Tensor, descriptors1: torch.Tensor, max_ratio: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mutual nearest neighbours that pass Lowe's ratio test, in blocks of rows.
-
-    Args:
-        descriptors0: Unit-norm rows, (N0, D).
-        descriptors1: Unit-norm rows, (N1, D).
-        max_ratio: Largest distance to the nearest over the second-nearest descriptor of image 1.
-
-    Returns:
-        Rows (M,) int64, columns (M,) int64 and distance ratios (M,) float32, by ascending row;
-        one-to-one. Two equally near descriptors of image 1 fail the test. With fewer than two
-        descriptors in image 1 there is no second-nearest one and so no match.
-    """
-    num0, num1 = len(descriptors0), len(descriptors1)
-    device = descriptors0.device
-    if num0 == 0 or num1 < 2:
-        none = torch.zeros(0, dtype=torch.int64, device=device)
-        return none, none, torch.zeros(0, device=device)
-    # The two largest of a row lie in the two groups of columns with the largest maxima. Columns of
-    # a group lie far apart, so that group maxima run along the rows: 1.8 times as fast as the
-    # maximum, its removal and the maximum again.
-    groups = _COLUMNS_PER_GROUP if num1 >= 2 * _COLUMNS_PER_GROUP else 1
-    width = -(-num1 // groups)
-    padding = groups * width - num1
-    transposed = torch.nn.functional.pad(descriptors1, (0, 0, 0, padding)).T.contiguous()
-    steps = torch.arange(groups, device=device) * width
-    best = torch.empty(num0, device=device)
-    second = torch.empty(num0, device=device)
-    columns = torch.empty(num0, dtype=torch.int64, device=device)
-    best_of_column = torch.full((groups * width,), -2.0, device=device)
-    block = _BLOCK_ROWS[device.type]
-    buffer = torch.empty(min(block, num0), groups * width, device=device)
-    for start in range(0, num0, block):
-        rows = slice(start, min(start + block, num0))
-        similarity = buffer[: rows.stop - start]  # (block, groups * width)
-        torch.mm(descriptors0[rows], transposed, out=similarity)
-        similarity[:, num1:] = -2.0
-        best_of_column = torch.maximum(best_of_column, similarity.amax(0))
-        maxima = similarity.view(-1, groups, width).amax(1)
-        candidates = (maxima.topk(2).indices[:, :, None] + steps).flatten(1)  # (block, 2 * groups)
-        top = similarity.gather(1, candidates).topk(2)
-        best[rows], second[rows] = top.values.T
-        columns[rows] = candidates.gather(1, top.indices[:, :1])[:, 0]
-    # the maximum of a column was computed from the same products, so equality is exact
-    mutual = best == best_of_column[columns]
-    distance = (2 - 2 * best).clamp_min(0).sqrt()
-    second_distance = (2 - 2 * second).clamp_min(0).sqrt()
-    accepted = mutual & (distance < max_ratio * second_distance)
-    rows0 = torch.nonzero(accepted)[:, 0]
-    # identical descriptors in image 0 can share a column: the first keeps it
-    owner = torch.full((num1,), num0, dtype=torch.int64, device=device)
-    owner.scatter_reduce_(0, columns[rows0], rows0, "amin")
-    rows0 = rows0[owner[columns[rows0]] == rows0]
-    return rows0, columns[rows0], distance[rows0] / second_distance[rows0]

@@ -1,4 +1,4 @@
-"""`matching.sift`: the contract of every matcher, and the block-wise search against a plain one."""
+"""`matching.sift`: the contract of every matcher, and photos encoded on several threads."""
 
 import errno
 import tempfile
@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from matching import InputError, load_matcher, sift
 from matching.matcher import Matcher
-from matching.sift import SiftMatcher, SiftOptions, mutual_ratio_matches
+from matching.sift import SiftMatcher, SiftOptions
 from tests.matching.matcher_suite import MatcherSuite, textured
 
 
@@ -23,67 +22,6 @@ def matcher() -> Matcher:
 
 class TestSift(MatcherSuite):
     pass
-
-
-def plain_mutual_ratio_matches(
-    descriptors0: np.ndarray, descriptors1: np.ndarray, max_ratio: float
-) -> set[tuple[int, int]]:
-    """The slow twin: one pair at a time, in float64."""
-    found = set()
-    if len(descriptors1) < 2:
-        return found
-    distance = np.linalg.norm(descriptors0[:, None] - descriptors1[None], axis=2)
-    for row, values in enumerate(distance):
-        column, second = np.argsort(values, kind="stable")[:2]
-        if distance[:, column].argmin() == row and values[column] < max_ratio * values[second]:
-            found.add((row, int(column)))
-    return found
-
-
-def unit(generator: np.random.Generator, *shape: int) -> np.ndarray:
-    values = generator.normal(size=shape)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize(
-    "num0, num1",
-    [
-        (0, 5),
-        (5, 0),
-        (1, 1),
-        (1, 2),
-        (2, 1),
-        (7, 3),
-        (257, 130),
-        (131, 401),
-        (90, 31),
-        (90, 32),
-        (90, 33),
-    ],
-)
-@pytest.mark.parametrize("max_ratio", [0.8, 1.0])
-def test_blocks_agree_with_plain_search(
-    monkeypatch: pytest.MonkeyPatch, num0: int, num1: int, max_ratio: float
-) -> None:
-    generator = np.random.default_rng(num0 + num1)
-    descriptors1 = unit(generator, num1, 16)
-    descriptors0 = unit(generator, num0, 16)
-    shared = min(num0, num1) // 2  # half of them really correspond
-    noisy = descriptors1[:shared] + 0.05 * generator.normal(size=(shared, 16))
-    descriptors0[:shared] = noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
-    monkeypatch.setattr(sift, "_BLOCK_ROWS", {"cpu": 10})
-    tensors = (torch.from_numpy(d).float() for d in (descriptors0, descriptors1))
-    rows, columns, ratios = mutual_ratio_matches(*tensors, max_ratio)
-    found = set(zip(rows.tolist(), columns.tolist(), strict=True))
-    assert found == plain_mutual_ratio_matches(descriptors0, descriptors1, max_ratio)
-    assert (ratios < max_ratio).all()
-    assert num0 < 100 or len(found) > 0
-
-
-def test_identical_descriptors_stay_one_to_one() -> None:
-    descriptors = torch.eye(4).repeat_interleave(2, 0)  # every row twice
-    rows, columns, _ = mutual_ratio_matches(descriptors, torch.eye(4), 0.9)
-    assert rows.tolist() == [0, 2, 4, 6] and columns.tolist() == [0, 1, 2, 3]
 
 
 def test_encode_many_keeps_order_and_reports_bad_photos(tmp_path: Path, matcher: Matcher) -> None:
