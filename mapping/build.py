@@ -1,6 +1,7 @@
 """`build_map`: photos in, a map on disk out; a killed run continues where it was."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from mapping.camera_groups import assign_cameras
+from mapping.camera_groups import assign_cameras, remembered_focals
 from mapping.database import database_bytes, posed_reconstruction, verify_pairs, write_database
 from mapping.depth import Surfaces, points_from_surfaces
 from mapping.finish import finish_map
@@ -217,9 +218,13 @@ class _Build:
             for name in [n for n in sizes if n not in poses]:
                 bad[name] = "the known poses do not hold it"
                 del sizes[name]
-        cameras, misfits = assign_cameras(
-            sizes, self.images, intrinsics, self.options.reconstruction
-        )
+        settings = self.options.reconstruction
+        focals = self.stages / "focals.json"
+        with remembered_focals(focals, self.matcher, views) as seen_focal:
+            cameras, misfits = assign_cameras(
+                *(sizes, self.images, intrinsics, settings),
+                focal_px=seen_focal if settings.pointmap_focal and poses is None else None,
+            )
         bad.update(misfits)
         names = sorted(cameras.camera_of)
         if len(names) < 2:
@@ -296,6 +301,7 @@ class _Build:
                 "options": options_as_dict(self.options),
                 "matcher": self.matcher.describe(),
                 "known_poses": poses is not None,
+                "focal_sources": dict(Counter(cameras.focal_sources[name] for name in names)),
                 "inputs": self.inputs,
                 "num_pairs": len(pairs),
                 "seconds": self.clock.seconds,

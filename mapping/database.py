@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -28,10 +28,13 @@ class MapCameras:
     Attributes:
         cameras: Distinct cameras; several photos may share one.
         camera_of: Photo to its place in ``cameras``.
+        focal_sources: Photo to where its focal length is from before it is refined, see
+            `mapping.focal_prior.FocalPrior`, or ``given``.
     """
 
     cameras: Sequence[pycolmap.Camera]
     camera_of: Mapping[str, int]
+    focal_sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_database(

@@ -5,6 +5,7 @@ triangulated against them. The old map stays in place until the new one is compl
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from mapping.camera_groups import assign_cameras
+from mapping.camera_groups import assign_cameras, remembered_focals
 from mapping.cameras import camera_from_image
 from mapping.database import (
     database_bytes,
@@ -173,12 +174,14 @@ class _Extension:
         views, keys = self.encode(new, bad)
         sizes = {name: views(name).image_size for name in new if name not in bad}
         shared_with = self.cameras_of_map({n: s for n, s in sizes.items() if n not in given})
-        cameras, misfits = assign_cameras(
-            {n: s for n, s in sizes.items() if n not in shared_with},
-            self.images,
-            given,
-            self.options.reconstruction,
-        )
+        settings = self.options.reconstruction
+        focals = self.workspace.stages / "focals.json"
+        with remembered_focals(focals, self.matcher, views) as seen_focal:
+            cameras, misfits = assign_cameras(
+                {n: s for n, s in sizes.items() if n not in shared_with},
+                *(self.images, given, settings),
+                focal_px=seen_focal if settings.pointmap_focal else None,
+            )
         bad.update(misfits)
         names = sorted({*cameras.camera_of, *shared_with})
         if not names:
@@ -253,6 +256,9 @@ class _Extension:
                 "options": options_as_dict(self.options),
                 "matcher": info.matcher,
                 "known_poses": info.known_poses,
+                "focal_sources": dict(
+                    Counter(info.focal_sources) + Counter(cameras.focal_sources.values())
+                ),
                 "inputs": info.inputs,
                 "num_pairs": info.num_pairs + len(pairs),
                 "seconds": {

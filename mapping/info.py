@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,6 +81,9 @@ class MapInfo:
     num_pairs: int  # pairs of photos that were matched
     seconds: dict[str, float]  # wall time per stage
     files: tuple[MapFile, ...]
+    # where focal lengths are from before they are refined: given, exif, pointmap, exif+pointmap or
+    # guess, to the number of photos; those that share a camera of the map later are not counted
+    focal_sources: dict[str, int] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """What decides whether a map is up to date, as plain values."""

@@ -189,6 +189,7 @@ class Map:
             "num_registered": len(self.image_names),
             "not_registered": info.not_registered,
             "num_cameras": self._observations.num_cameras(),
+            "focal_sources": info.focal_sources,
             "num_pairs": info.num_pairs,
             "num_points3D": info.num_points3D,
             "num_observations": info.num_observations,
@@ -208,7 +209,7 @@ class Map:
             f"{values['matcher']['name']}, {values['size_bytes'] / 2**20:.1f} MiB)",
             f"  photos     {values['num_registered']} with a pose, "
             f"{len(values['not_registered'])} without, {values['num_pairs']} pairs matched",
-            f"  cameras    {values['num_cameras']}",
+            f"  cameras    {values['num_cameras']}{_told(values['focal_sources'])}",
             f"  points     {values['num_points3D']}, seen by "
             f"{values['mean_track_length']:.1f} photos each, mean reprojection error "
             f"{values['mean_reprojection_error_px']:.2f} px",
@@ -321,6 +322,14 @@ class Map:
         """
         descriptor = self.describer.describe(matcher.local_descriptors(view))
         return search(self._index, self.image_names, descriptor, top_k)
+
+
+def _told(focal_sources: Mapping[str, int]) -> str:
+    """Where focal lengths are from, for people."""
+    counts = ", ".join(f"{count} {source}" for source, count in sorted(focal_sources.items()))
+    assumed = set(focal_sources) - {"given"}
+    refined = "; all but given ones refined" if assumed else ""
+    return f" (focal lengths of photos from: {counts}{refined})" if counts else ""
 
 
 def _value(description: Mapping[str, Any], field: str) -> str:

@@ -3,6 +3,7 @@
 The network is replaced by an oracle, so that a test proves what is done with predictions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,6 +167,10 @@ class OracleMatcher(Matcher):
             confidence_in_camera1=arrays[3],
             metric=self.faults.metric,
         )
+
+    def focal_px(self, view: View, others: Sequence[View] = ()) -> float | None:
+        seen = self.predict(view, next(iter(others), view))
+        return None if seen is None else seen.focal_px(0)
 
     def local_descriptors(self, view: View) -> NDArray[np.float32]:
         """Photos of one place look alike in proportion to how close their cameras are."""

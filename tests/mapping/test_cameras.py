@@ -10,6 +10,7 @@ from PIL import ExifTags, Image
 from mapping import ReconstructionOptions, camera_from_image, read_camera_list, read_model
 from mapping.camera_groups import assign_cameras
 from mapping.cameras import create_camera, parse_camera
+from mapping.focal_prior import focal_prior
 from matching import InputError
 from tests.mapping.fakes import FakeWorld
 
@@ -252,3 +253,39 @@ def test_given_cameras(tmp_path: Path) -> None:
         "c.jpg": "it has 480x640 pixels, but its camera is for 640x480: the option "
         "apply_exif_orientation says whether photos are turned"
     }
+    assert cameras.focal_sources == {"a.jpg": "given", "b.jpg": "given"}
+
+
+def test_focal_lengths_from_point_maps(tmp_path: Path) -> None:
+    """A few photos of each camera are asked, EXIF is blended in, given cameras are left alone."""
+    focal_35mm = {"exif/a.jpg": 35, "exif/b.jpg": 35}
+    focal_35mm |= {f"video/{i}.jpg": 0 for i in range(9)} | {"given.jpg": 0}
+    for name, focal in focal_35mm.items():
+        write_photo(tmp_path / name, (640, 480), focal_35mm=focal)
+    asked: dict[str, str] = {}
+
+    def focal_px(name: str, other: str) -> float | None:
+        asked[name] = other
+        # one photo sees nothing, one is far off
+        return {"video/0.jpg": None, "video/2.jpg": 5000.0}.get(name, 500.0)
+
+    given = {"given.jpg": FakeWorld().camera}
+    cameras, bad = assign_cameras(
+        dict.fromkeys(focal_35mm, (640, 480)), tmp_path, given, ReconstructionOptions(),
+        focal_px=focal_px,
+    )  # fmt: skip
+    assert bad == {} and "given.jpg" not in asked
+    assert len([n for n in asked if n.startswith("video/")]) <= 5
+    assert asked["video/0.jpg"] == "video/1.jpg" and asked["exif/a.jpg"] == "exif/b.jpg"
+    focal = {
+        name: cameras.cameras[row].mean_focal_length() for name, row in cameras.camera_of.items()
+    }
+    assert focal["given.jpg"] == given["given.jpg"].mean_focal_length()
+    assert focal["video/0.jpg"] == focal["video/8.jpg"]
+    expected = focal_prior((640, 480), pointmap_px=500.0).focal_px
+    assert focal["video/0.jpg"] == pytest.approx(expected)
+    exif_px = camera_from_image(tmp_path / "exif/a.jpg", (640, 480)).camera.mean_focal_length()
+    assert 500 < focal["exif/a.jpg"] < exif_px
+    sources = cameras.focal_sources
+    assert (sources["given.jpg"], sources["video/8.jpg"]) == ("given", "pointmap")
+    assert sources["exif/b.jpg"] == "exif+pointmap"
