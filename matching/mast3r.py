@@ -226,7 +226,8 @@ class Mast3rMatcher(Matcher):
     def _prepare(self, image: NDArray[np.uint8]) -> Prepared:
         height, width = image.shape[:2]
         blank = Prepared(image_size=(width, height))
-        if (image == image[0, 0]).all():
+        # hardly any photo has even a row of one colour, and looking at every pixel takes time
+        if all((part == image[0, 0]).all() for part in (image[0], image)):
             return blank
         pixels = None
         if self.options.coarse_to_fine:
