@@ -13,6 +13,7 @@ from matching.training.geometry import Amount, constant
 FloatArray = NDArray[np.floating[Any]]
 
 FOCAL_WIDTHS = (0.5, 2.5)  # focal length in image widths (of the longer side), least and most
+APART = 0.2  # share of the pairs that look at different things, at full difficulty
 MAX_ZOOM = 3.0  # largest ratio of the two focal lengths of a pair
 
 
@@ -64,7 +65,7 @@ def draw_camera_pairs(
     *,
     difficulty: Amount,
 ) -> CameraPairs:
-    """Draw two cameras per scene that look at about the same thing.
+    """Draw two cameras per scene that look at about the same thing, a few at different things.
 
     The second stands off the first by a part of the distance to what they look at, in any
     direction: aside for a baseline, ahead for a change of scale. A longer lens looks from farther
@@ -86,8 +87,10 @@ def draw_camera_pairs(
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn((count, *shape), generator=generator, device=device)
 
-    chosen = (uniform() * targets.shape[1]).long()
-    target = targets[torch.arange(count, device=device), chosen]
+    scene = torch.arange(count, device=device)
+    target = targets[scene, (uniform() * targets.shape[1]).long()]
+    elsewhere = targets[scene, (uniform() * targets.shape[1]).long()]
+    apart = uniform(1) < APART * difficulty
     first = low + (high - low) * uniform(3)
     # come closer to small things and step back from near ones
     reach = (target - first).norm(dim=-1, keepdim=True).clamp_min(0.3)
@@ -105,7 +108,7 @@ def draw_camera_pairs(
     long_lens = uniform() < 0.12 * difficulty
     focal = torch.where(long_lens, uniform(low=1.2, high=FOCAL_WIDTHS[1]), focal)
     spread = float(np.log(MAX_ZOOM)) * difficulty
-    ratio = torch.exp(uniform(low=-spread, high=spread) * (uniform() < 0.5).float())
+    ratio = torch.exp(uniform(low=-spread, high=spread) * (uniform() < 0.65).float())
     other = (focal * ratio).clamp(*FOCAL_WIDTHS)
     focals = torch.stack([focal, other], 1) * longest
     K = torch.zeros((count, 2, 3, 3), device=device)
@@ -117,13 +120,13 @@ def draw_camera_pairs(
 
     aside = distance * 0.16 * difficulty
     poses = []
-    for position in (first, second):
+    for position, subject in ((first, target), (second, torch.where(apart, elsewhere, target))):
         roll = 0.06 * normal()
         tilted = uniform() < 0.12 * difficulty
         roll = torch.where(tilted, 0.5 * normal(), roll)
         quarter = uniform() < 0.03 * difficulty
         roll = roll + torch.where(quarter, 1.5708 * (1 + torch.floor(3 * uniform())), 0.0)
-        poses.append(_look(position, target + aside * normal(3), roll))
+        poses.append(_look(position, subject + aside * normal(3), roll))
     return CameraPairs(K=K, cam_from_world=torch.stack(poses, 1))
 
 

@@ -39,7 +39,7 @@ class LossOptions:
     local_weight: float = 1.0  # cross-entropy inside the window, nats
     local_error_weight: float = 1.0  # distance of the expected from the true place, cells
     odds_weight: float = 0.5  # descriptor confidence as the odds of a right match
-    regression_weight: float = 0.3  # confidence-weighted point maps
+    regression_weight: float = 0.4  # confidence-weighted point maps
     retrieval_weight: float = 0.1  # global descriptors, the pair against the batch
     temperature: float = 0.05  # of InfoNCE and of the window
     retrieval_temperature: float = 0.07
@@ -233,7 +233,9 @@ def _regression(
     cam1_from_cam0: Tensor,
     max_distance: float,
 ) -> tuple[Tensor, Tensor]:
-    """The point maps' loss and error; pixels in one axis, so that portrait compiles no second time.
+    """The point maps' loss and error in metres of the world, by the size of the pair.
+
+    Pixels are in one axis, so that portrait compiles no second time.
 
     Predicted points and confidences, (B, P, 3) and (B, P); targets in their own cameras, (B, P, 3),
     and whether they are there, (B, P).
@@ -246,7 +248,8 @@ def _regression(
     valid0, valid1 = valid0 & (norm0 < reach), valid1 & (norm1 < reach)
     # (B, P, 3) maps are (B, P, 1, 3) images
     errors0, errors1 = pointmap_errors(
-        *(m[:, :, None] for m in (points0, points1, target0, target1, valid0, valid1))
+        *(m[:, :, None] for m in (points0, points1, target0, target1, valid0, valid1)),
+        torch.ones(len(points0), dtype=torch.bool, device=points0.device),  # all are metric
     )
     errors0, errors1 = errors0[:, :, 0], errors1[:, :, 0]
     loss = confidence_weighted_loss(errors0, confidence0, valid0)

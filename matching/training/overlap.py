@@ -10,6 +10,7 @@ from matching.training.stage import Stage
 CANDIDATES = 4  # camera pairs tried per scene
 PROBE = 24  # pixels on the longer side of the probing depth maps
 TOO_NEAR_M = 0.35  # nothing should fill the view from nearer
+NO_OVERLAP = 0.06  # share of the pairs that should see nothing in common
 TOLERANCE = 0.05  # relative difference of depths that still counts as the same surface
 
 
@@ -22,7 +23,8 @@ def draw_overlapping(
         stage: The scenes.
         image_size: (width, height).
         generator: Source of all draws.
-        difficulty: 0 to 1: 0 wants nearly full overlap, 1 anything from a fifth upwards.
+        difficulty: 0 to 1: 0 wants nearly full overlap, 1 anything from a sliver upwards, and
+            now and then none: what two places of one wall have alike must not match.
     """
     count, device = len(stage.low), stage.low.device
     tries = [
@@ -49,7 +51,9 @@ def draw_overlapping(
     ).reshape(-1, 2, size[1], size[0])
     seen = overlap(depth, small, poses)
     draw = torch.rand(count, generator=generator, device=device)
-    wanted = (0.92 - 0.75 * difficulty * draw).repeat(CANDIDATES)
+    wanted = 0.92 - 0.89 * difficulty * draw
+    none = torch.rand(count, generator=generator, device=device) < NO_OVERLAP * difficulty
+    wanted = torch.where(none, 0.0, wanted).repeat(CANDIDATES)
     near = (depth < TOO_NEAR_M).float().mean((1, 2, 3))
     sky = torch.isinf(depth).float().mean((1, 2, 3))
     cost = (seen - wanted).abs() + 2.0 * near + (sky - 0.4).clamp_min(0)

@@ -43,7 +43,7 @@ def project(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tens
     if source == 1:
         target_from_source = rigid_inverse(target_from_source)  # waits for nothing
     index = pixels[..., 1] * width + pixels[..., 0]
-    points = _gather(batch.pointmaps[:, source], index)  # (B, N, 3)
+    points = _gather(batch.pointmaps[:, source].flatten(1, 2), index)  # (B, N, 3)
     points = points @ target_from_source[:, :3, :3].mT + target_from_source[:, None, :3, 3]
     depth = points[..., 2]
     image = points @ batch.K[:, target].mT
@@ -53,7 +53,7 @@ def project(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tens
     inside = ((nearest >= 0) & (nearest <= bounds)).all(-1)
     nearest = nearest.nan_to_num(0).clamp_min(0).minimum(bounds).long()
     target_index = nearest[..., 1] * width + nearest[..., 0]
-    seen_depth = _gather(batch.pointmaps[:, target], target_index)[..., 2]
+    seen_depth = _gather(batch.pointmaps[:, target].flatten(1, 2), target_index)[..., 2]
     visible = (
         inside
         & (depth > _MIN_DEPTH_M)
@@ -76,9 +76,10 @@ def sample_correspondences(
     """Draw correspondences, spread over the images and in tight windows.
 
     Places spread over an image are far from each other, so contrasting them teaches recognition
-    but not localisation. Half of the places therefore come in square windows of close neighbours,
-    which are each other's negatives; an eighth are random pixels, most often unseen in the other
-    image, that teach doubt. Both images take turns as the one with whole pixels.
+    but not localisation. A third of the places therefore come in square windows of close
+    neighbours, which are each other's negatives. Another third are random pixels, most often
+    unseen in the other image: matching meets whole images, so what only one of them shows has to
+    repel, and teaches doubt. Both images take turns as the one with whole pixels.
 
     Args:
         batch: The rendered pairs.
@@ -91,8 +92,8 @@ def sample_correspondences(
         ``count`` correspondences a pair, fewer where ``count`` is no multiple of what a pair of
         windows needs.
     """
-    num_windows = max(count // 4 // window**2, 1)
-    num_random = count // 16
+    num_windows = max(count // 6 // window**2, 1)
+    num_random = count // 6
     num_spread = max(count // 2 - num_windows * window**2 - num_random, 1)
     height, width = batch.valid.shape[-2:]
     num_pairs, num_given = batch.visible.shape
@@ -107,11 +108,14 @@ def sample_correspondences(
     grid_y, grid_x = torch.meshgrid(steps, steps, indexing="ij")
     offsets = torch.stack([grid_x.flatten(), grid_y.flatten()], -1)  # (window**2, 2)
     size = torch.tensor([width, height], device=device)
+    # no place twice, it would be its own negative: where too few are visible, unseen ones follow
+    order = (random(num_pairs, num_given) - 2.0 * batch.visible).argsort(1)
     sides = []
     for source, given in enumerate((batch.pixels0, batch.pixels1)):
-        choice = (random(num_pairs, num_spread + num_windows) * num_visible).long()
-        chosen = given.gather(1, choice.clamp_max(num_given - 1)[..., None].expand(-1, -1, 2))
-        spread, anchors = chosen[:, :num_spread], chosen[:, num_spread:]
+        choice = (random(num_pairs, num_windows) * num_visible).long().clamp_max(num_given - 1)
+        own = torch.arange(source * num_spread, (source + 1) * num_spread, device=device)
+        spread = _gather(given, order[:, own % num_given])
+        anchors = _gather(given, order.gather(1, choice))
         windows = (anchors[:, :, None] + offsets).flatten(1, 2)
         anywhere = (random(num_pairs, num_random, 2) * size).long()
         pixels = torch.cat([spread, windows, anywhere], 1).clamp_min(0).minimum(size - 1)
@@ -125,6 +129,6 @@ def sample_correspondences(
     )
 
 
-def _gather(maps: Tensor, index: Tensor) -> Tensor:
-    """Rows of (B, H, W, C) maps at flat pixel indices (B, N)."""
-    return maps.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, maps.shape[-1]))
+def _gather(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows (B, M, C) at indices (B, N)."""
+    return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[-1]))

@@ -101,7 +101,9 @@ def train(
             # sums of similarities bear the rounding; the network runs in bfloat16 anyway
             torch.set_float32_matmul_precision("high")
         if stream is None:
-            stream = PairWorld(processes.device, textures_per_style=40, recorded=True)
+            stream = PairWorld(
+                processes.device, textures_per_style=40, correspondences=1024, recorded=True
+            )
         trainer = Trainer(options, stream, processes=processes)
         return _Run(options, Path(out), trainer, resume).go()
 

@@ -308,8 +308,9 @@ def _optimizer(
 
 def _initial_state(options: TrainOptions) -> Mapping[str, Tensor]:
     checkpoint = read_checkpoint(options.initial_weights)
-    # the unit of the point maps is found after a training and changes no layer
-    if replace(checkpoint.config, metres_per_unit=None) != options.network.config():
+    # the unit of the point maps changes no layer
+    config = replace(checkpoint.config, metres_per_unit=1.0)
+    if config != options.network.config():
         raise InputError(
             f"'{options.initial_weights}' is of another network than the options' network"
         )
