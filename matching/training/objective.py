@@ -247,9 +247,12 @@ def _regression(
     reach = max_distance * norm0[:, ::16].median(1).values[:, None]
     valid0, valid1 = valid0 & (norm0 < reach), valid1 & (norm1 < reach)
     # (B, P, 3) maps are (B, P, 1, 3) images
+    every_pair = torch.ones(len(points0), dtype=torch.bool, device=points0.device)
     errors0, errors1 = pointmap_errors(
-        *(m[:, :, None] for m in (points0, points1, target0, target1, valid0, valid1)),
-        torch.ones(len(points0), dtype=torch.bool, device=points0.device),  # all are metric
+        *[m[:, :, None] for m in (points0, points1, target0, target1)],
+        valid0=valid0[:, :, None],
+        valid1=valid1[:, :, None],
+        is_metric=every_pair,
     )
     errors0, errors1 = errors0[:, :, 0], errors1[:, :, 0]
     loss = confidence_weighted_loss(errors0, confidence0, valid0)
