@@ -160,6 +160,7 @@ def run_demo(
         title=run.title,
         error_unit=run.error_unit,
         truth_name=run.truth_name,
+        matcher=matcher,
         options=options.html,
         progress=progress,
     )

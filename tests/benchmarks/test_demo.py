@@ -19,9 +19,12 @@ from benchmarks.rendered_place import PlaceOptions, write_rendered_place
 from localize import read_poses, read_results
 from mapping import read_camera_list, read_model
 from matching.errors import InputError
+from matching.pointmap import PairGeometry
 from matching.progress import silent
 from matching.training.demo_place import demo_place
+from matching.types import View
 from tests.benchmarks.fakes import LocalizingMatcher
+from tests.benchmarks.test_pointmap_pictures import geometry
 from tests.mapping.fakes import FakeWorld
 
 SMALL = PlaceOptions(num_map_photos=6, num_queries=2, image_width=320)
@@ -231,7 +234,12 @@ def world() -> FakeWorld:
 def test_own_photos_are_held_out_and_compared(world: FakeWorld, tmp_path: Path) -> None:
     photos, out = tmp_path / "my photos", tmp_path / "out"
     world.write_photos(photos)
-    result = run_demo(out, photos=photos, matcher=LocalizingMatcher(world))
+
+    class Seeing(LocalizingMatcher):
+        def predict(self, view0: View, view1: View) -> PairGeometry:
+            return geometry((64, 48), (64, 48))
+
+    result = run_demo(out, photos=photos, matcher=Seeing(world))
     report = result.report
     held_out = ["0003.png", "0007.png"]
     assert [score.name for score in report.per_query] == held_out
@@ -245,6 +253,7 @@ def test_own_photos_are_held_out_and_compared(world: FakeWorld, tmp_path: Path) 
     page = (out / "report.html").read_text()
     assert "Agreement with a structure from motion of all photos" in page
     assert "They show agreement, not truth" in page
+    assert page.count("Point maps of both photos") == 2
     assert list(read_poses(out / "poses.txt")) == held_out
 
 
