@@ -249,9 +249,12 @@ def _regression(
     # (B, P, 3) maps are (B, P, 1, 3) images
     every_pair = torch.ones(len(points0), dtype=torch.bool, device=points0.device)
     errors0, errors1 = pointmap_errors(
-        *[m[:, :, None] for m in (points0, points1, target0, target1)],
-        valid0=valid0[:, :, None],
-        valid1=valid1[:, :, None],
+        points0[:, :, None],
+        points1[:, :, None],
+        target0[:, :, None],
+        target1[:, :, None],
+        valid0[:, :, None],
+        valid1[:, :, None],
         is_metric=every_pair,
     )
     errors0, errors1 = errors0[:, :, 0], errors1[:, :, 0]
