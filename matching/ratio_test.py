@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import torch
 
-_BLOCK_ROWS = {"cpu": 128, "cuda": 4096}  # of products at a time
+_BLOCK_ROWS = {"cpu": 256, "cuda": 4096}  # of products at a time
 _COLUMNS_PER_GROUP = 16
 
 
@@ -82,26 +82,27 @@ def two_nearest(queries: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
     longest = inverse.view(groups, width).amax(0)
     steps = torch.arange(groups, device=device) * width
     products = _Products(queries, padded)
-    columns = torch.empty(len(queries), 2, dtype=torch.int64, device=device)
-    values = torch.empty(len(queries), 2, device=device)
-    unsure = []
+    candidates = torch.empty(len(queries), 2, groups, dtype=torch.int64, device=device)
+    exact = torch.empty(len(queries), 2 * groups, dtype=products.dtype, device=device)
+    third = torch.full((len(queries),), -1.0, device=device)
     for start in range(0, len(queries), _BLOCK_ROWS[device.type]):
         rows = slice(start, min(start + _BLOCK_ROWS[device.type], len(queries)))
-        block, offset = products.of(rows)
-        maxima = block.view(-1, groups, width).amax(1)
-        bounds = ((maxima + offset).float() * longest).topk(min(3, width))
-        candidates = (bounds.indices[:, :2, None] + steps).flatten(1)  # (block, 2 * groups)
-        exact = (block.gather(1, candidates) + offset).float()
-        top = (exact * inverse[candidates]).topk(2)
-        columns[rows] = candidates.gather(1, top.indices)
-        values[rows] = exact.gather(1, top.indices)
+        block = products.of(rows)
+        maxima = block.view(-1, groups, width).amax(1).add_(products.offset[rows])
+        bounds = (maxima * longest).topk(min(3, width))
+        torch.add(bounds.indices[:, :2, None], steps, out=candidates[rows])
+        torch.gather(block, 1, candidates[rows].view(-1, 2 * groups), out=exact[rows])
         if width > 2:
-            doubts = top.values[:, 1] < bounds.values[:, 2]
-            unsure.append(torch.nonzero(doubts)[:, 0] + start)
-    for rows in torch.cat(unsure).split(_BLOCK_ROWS[device.type]) if unsure else []:
-        exact = queries[rows].float() @ padded.T.float()
-        columns[rows] = (exact * inverse).topk(2).indices
-        values[rows] = exact.gather(1, columns[rows])
+            third[rows] = bounds.values[:, 2]
+    places = candidates.view(-1, 2 * groups)
+    values = exact.add_(products.offset).float()
+    top = (values * inverse[places]).topk(2)
+    columns, values = places.gather(1, top.indices), values.gather(1, top.indices)
+    unsure = torch.nonzero(top.values[:, 1] < third)[:, 0]
+    for rows in unsure.split(_BLOCK_ROWS[device.type]):
+        all_values = queries[rows].float() @ padded.T.float()
+        columns[rows] = (all_values * inverse).topk(2).indices
+        values[rows] = all_values.gather(1, columns[rows])
     # padding is only ever among the two where its product is 0, as that of any other such target
     return order[columns].clamp_max(num - 1), values
 
@@ -113,27 +114,32 @@ def _inverse_lengths(descriptors: torch.Tensor) -> torch.Tensor:
 
 
 class _Products:
-    """Products of queries (N, D) and targets (M, D), exact whole numbers."""
+    """Products of queries (N, D) and targets (M, D), exact whole numbers.
+
+    Attributes:
+        dtype: Of the numbers.
+        offset: What to add to them, (N, 1).
+    """
 
     def __init__(self, queries: torch.Tensor, targets: torch.Tensor) -> None:
-        rows = min(_BLOCK_ROWS[queries.device.type], len(queries))
         self._int8 = queries.device.type == "cpu" and int8_products_are_exact()
         if self._int8:
             small = _as_int8(queries, targets)
-            self._queries, self._targets, self._offset = small.queries, small.targets, small.offset
+            self._queries, self._targets, self.offset = small.queries, small.targets, small.offset
         else:
             self._queries = queries.float()
             self._targets = targets.T.float().contiguous()
-            self._offset = torch.zeros(len(queries), 1, device=queries.device)
-        dtype = torch.int32 if self._int8 else torch.float32
-        self._buffer = torch.empty(rows, len(targets), dtype=dtype, device=queries.device)
+            self.offset = torch.zeros(len(queries), 1, device=queries.device)
+        self.dtype = self.offset.dtype
+        rows = min(_BLOCK_ROWS[queries.device.type], len(queries))
+        self._buffer = torch.empty(rows, len(targets), dtype=self.dtype, device=queries.device)
 
-    def of(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numbers (B, M), valid until the next call, and what to add to each row, (B, 1)."""
+    def of(self, rows: slice) -> torch.Tensor:
+        """Numbers (B, M) of some queries, valid until the next call."""
         block = self._buffer[: rows.stop - rows.start]
         multiply = torch._int_mm if self._int8 else torch.mm
         multiply(self._queries[rows], self._targets, out=block)
-        return block, self._offset[rows]
+        return block
 
 
 @dataclass(frozen=True)
