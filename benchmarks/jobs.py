@@ -1,6 +1,7 @@
 """What a process needs to know to work on its part of a benchmark; small enough to send around."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Job:
     Attributes:
         name: Of the benchmark.
         root: The data set.
-        out: Predictions and reports.
+        out: Predictions and reports; the null device where nothing is to be written.
         options: Those of the benchmark.
         limit: At most so many queries of each scene (or pairs).
     """
@@ -47,3 +48,8 @@ class Job:
     out: Path
     options: Any
     limit: int | None = None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything may be written."""
+        return self.out != Path(os.devnull)

@@ -100,6 +100,8 @@ class LocalizationBenchmark:
 
     options: type[LocalizationOptions]
     open: Callable[[Path, Any], LocalizationDataset]
+    # option that names a file of what the reader computes once; in the run's folder if it is None
+    kept: str = ""
     prepares: bool = True
 
     def units(self, job: Job, shard: Part) -> list[Unit]:
@@ -164,6 +166,7 @@ class LocalizationBenchmark:
         num_map = num_queries = 0
         for name in progress(dataset.scenes, "check", total=len(dataset.scenes)):
             task = dataset.read(name)
+            task.known_poses()
             map_photos = len(task.map_names) + task.num_unused
             num_map += map_photos
             num_queries += len(task.query_cameras)
@@ -198,7 +201,10 @@ class LocalizationBenchmark:
         return task.first_queries(job.limit), scene
 
     def _dataset(self, job: Job) -> LocalizationDataset:
-        return self.open(job.root, job.options)
+        options = job.options
+        if self.kept and getattr(options, self.kept) is None and job.keeps:
+            options = replace(options, **{self.kept: str(job.out / f"{self.kept}.jsonl")})
+        return self.open(job.root, options)
 
     def _folder(self, job: Job, scene: str) -> Path:
         return scene_folder(job.out, self._dataset(job), scene)

@@ -65,7 +65,8 @@ def map_task(
             matcher,
             # COLMAP and all published data sets mean the pixels as stored.
             options=replace(options.map, apply_exif_orientation=False),
-            known_poses=task.reference if given else None,
+            # read while others wait: they find it kept
+            known_poses=task.known_poses() if given else None,
             image_names=task.map_names,
             cameras=(task.map_cameras() or None) if known_intrinsics else None,
             progress=progress,

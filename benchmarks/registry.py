@@ -28,7 +28,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "cambridge": LocalizationBenchmark(options=CambridgeOptions, open=open_cambridge),
     "cmu": LocalizationBenchmark(options=CmuOptions, open=open_cmu),
     "colmap": LocalizationBenchmark(options=ColmapOptions, open=open_colmap),
-    "inloc": LocalizationBenchmark(options=InlocOptions, open=open_inloc),
+    "inloc": LocalizationBenchmark(options=InlocOptions, open=open_inloc, kept="cutout_poses"),
     "kapture": LocalizationBenchmark(options=KaptureOptions, open=open_kapture),
     "mapfree": MapfreeBenchmark(),
     "megadepth1500": PairsBenchmark(options=MegadepthOptions, open=open_megadepth1500),

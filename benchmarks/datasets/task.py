@@ -21,7 +21,8 @@ class LocalizationTask:
         map_names: Photos of the map.
         query_cameras: Camera of each query in the order of the list, None where it is not known.
         reference: Poses and cameras of the map's photos as the data set gives them, or None. Its
-            points are not used. The runner may hand it to the map's construction.
+            points are not used. The runner may hand it to the map's construction. A function where
+            it takes long to read, see `known_poses`.
         truth: Poses of the queries: a model, or ``cam_from_world`` by name; None where nobody knows
             them. Only scores look at it, never the map or the localization. Poses of map photos in
             it serve to align a map from motion.
@@ -36,7 +37,7 @@ class LocalizationTask:
     images: Path
     map_names: tuple[str, ...]
     query_cameras: Mapping[str, pycolmap.Camera | None]
-    reference: pycolmap.Reconstruction | None = None
+    reference: pycolmap.Reconstruction | Callable[[], pycolmap.Reconstruction] | None = None
     truth: pycolmap.Reconstruction | Mapping[str, pycolmap.Rigid3d] | None = None
     surfaces: Surfaces | None = None
     retrieval: Mapping[str, Sequence[str]] | None = None
@@ -59,9 +60,13 @@ class LocalizationTask:
         """The same task with only these queries."""
         return replace(self, query_cameras={name: self.query_cameras[name] for name in names})
 
+    def known_poses(self) -> pycolmap.Reconstruction | None:
+        """The reference model, read now if that was left for later."""
+        return self.reference() if callable(self.reference) else self.reference
+
     def map_cameras(self) -> dict[str, pycolmap.Camera]:
         """Intrinsics of the map's photos from the reference model; it must outlive them."""
-        model = self.reference
+        model = self.known_poses()
         if model is None:
             return {}
         cameras = {}

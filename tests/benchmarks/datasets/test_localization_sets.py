@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pycolmap
 import pytest
 
+from benchmarks.datasets import inloc_poses
 from benchmarks.datasets.task import LocalizationTask
 from benchmarks.interchange import kapture
 from benchmarks.registry import BENCHMARKS
@@ -50,7 +52,8 @@ def read_scene(name: str, root: Path, **options: Any) -> LocalizationTask:
     kind = BENCHMARKS[name]
     dataset = kind.open(root, kind.options(**options))
     assert len(dataset.scenes) == 1
-    return dataset.read(dataset.scenes[0])
+    task = dataset.read(dataset.scenes[0])
+    return replace(task, reference=task.known_poses())
 
 
 def gap(a: pycolmap.Rigid3d, b: pycolmap.Rigid3d) -> tuple[float, float]:
@@ -156,7 +159,7 @@ WRONG = [
         "benchmarks.datasets.robotcar.pose_from_world_from_cam",
         _camera_to_world_as_its_inverse,
     ),
-    ("inloc", "benchmarks.datasets.inloc._AFTER", "before general icp:"),
+    ("inloc", "benchmarks.datasets.inloc_poses._AFTER", "before general icp:"),
     ("kapture", "benchmarks.interchange.kapture._pose", _inverted_pose),
 ]
 
@@ -172,14 +175,11 @@ def test_a_wrong_convention_is_a_large_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Were the reader's convention another, its poses would be far off: the test above sees it."""
-    from benchmarks.datasets import inloc
-
     mini = miniature(name)
     monkeypatch.setattr(target, wrong)
-    monkeypatch.setattr(inloc, "_computed", {})
-    inloc._read_transformation.cache_clear()
+    inloc_poses._read_transformation.cache_clear()
     task = read_scene(name, mini.root, **({"version": "v1.0"} if name == "aachen" else {}))
-    inloc._read_transformation.cache_clear()
+    inloc_poses._read_transformation.cache_clear()
     assert task.reference is not None
     gaps = [
         gap(image.cam_from_world(), mini.map_photos[image.name])
@@ -247,12 +247,8 @@ def test_a_missing_or_odd_file_is_named(
     damage: str,
     miniature: Miniatures,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from benchmarks.datasets import inloc
-
-    monkeypatch.setattr(inloc, "_computed", {})
-    inloc._read_transformation.cache_clear()
+    inloc_poses._read_transformation.cache_clear()
     root = tmp_path / "data"
     shutil.copytree(miniature(name).root, root)
     if damage == "missing":

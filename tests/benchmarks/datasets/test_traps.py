@@ -11,7 +11,7 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from benchmarks.datasets import inloc, seven_scenes
+from benchmarks.datasets import inloc, inloc_poses, seven_scenes
 from benchmarks.datasets.cambridge import CambridgeOptions, read_cambridge
 from benchmarks.datasets.depth import read_depth_mm, surface_of_depth
 from benchmarks.datasets.inloc import InlocOptions, open_inloc, read_inloc
@@ -26,6 +26,8 @@ from benchmarks.datasets.seven_scenes import (
 )
 from benchmarks.datasets.task import LocalizationTask
 from benchmarks.datasets.twelve_scenes import TwelveScenesOptions, read_twelve_scenes
+from benchmarks.jobs import Job
+from benchmarks.kinds import LocalizationBenchmark
 from benchmarks.miniatures import aachen as mini_aachen
 from benchmarks.miniatures import cambridge as mini_cambridge
 from benchmarks.miniatures import inloc as mini_inloc
@@ -45,20 +47,21 @@ Miniatures = Callable[[str], Miniature]
 
 
 def reference_camera(task: LocalizationTask, name: str) -> pycolmap.Camera:
-    assert task.reference is not None
-    image = task.reference.find_image_with_name(name)
-    return pycolmap.Camera(task.reference.camera(image.camera_id).todict())
+    model = task.known_poses()
+    assert model is not None
+    return pycolmap.Camera(model.camera(model.find_image_with_name(name).camera_id).todict())
 
 
 def on_surface(task: LocalizationTask, name: str, step: int = 7) -> tuple[np.ndarray, float]:
     """Pixel errors of surface points projected into their own photo; share of known pixels."""
-    assert task.surfaces is not None and task.reference is not None
+    model = task.known_poses()
+    assert task.surfaces is not None and model is not None
     surface = task.surfaces(name)
     height, width = surface.shape[:2]
     rows, columns = np.mgrid[0:height:step, 0:width:step]
     points = surface[rows, columns].reshape(-1, 3).astype(float)
     known = np.isfinite(points).all(1)
-    image = task.reference.find_image_with_name(name)
+    image = model.find_image_with_name(name)
     in_cam = image.cam_from_world() * points[known]
     pixels = np.asarray(reference_camera(task, name).img_from_cam(in_cam))
     expected = np.stack([columns.ravel(), rows.ravel()], axis=1)[known] + 0.5
@@ -131,49 +134,88 @@ def test_inloc_scan_points_lie_in_their_pixels(miniature: Miniatures) -> None:
         assert 0.5 < known < 1.0  # the sky is NaN
 
 
-def test_inloc_poses_are_computed_once(
+def test_inloc_poses_are_computed_once_and_kept_one_by_one(
     miniature: Miniatures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inloc, "_computed", {})
-    options = InlocOptions(cutout_poses=str(tmp_path / "cutouts.txt"))
+    cache = tmp_path / "cutouts.jsonl"
+    options = InlocOptions(cutout_poses=str(cache))
     root = miniature("inloc").root
-    first = read_inloc(root, options)
-    assert len((tmp_path / "cutouts.txt").read_text().splitlines()) == len(mini_inloc.CUTOUTS)
-    monkeypatch.setattr(inloc, "_computed", {})
-    monkeypatch.setattr(inloc, "_cutout_pose", None)  # calling it would fail
-    second = read_inloc(root, options)
-    assert first.reference is not None and second.reference is not None
-    for image in first.reference.images.values():
-        again = second.reference.find_image_with_name(image.name).cam_from_world()
-        np.testing.assert_allclose(again.matrix(), image.cam_from_world().matrix(), atol=1e-9)
+    computed = inloc_poses.cutout_pose
+
+    def killed(root: Path, name: str, camera: pycolmap.Camera) -> pycolmap.Rigid3d | None:
+        if name == mini_inloc.CUTOUTS[4]:
+            raise KeyboardInterrupt
+        return computed(root, name, camera)
+
+    monkeypatch.setattr(inloc_poses, "cutout_pose", killed)
+    task = read_inloc(root, options)  # lists, scores and plans need no pose
+    assert not cache.exists() and set(task.map_names) == set(mini_inloc.CUTOUTS)
+    with pytest.raises(KeyboardInterrupt):
+        task.known_poses()
+    with cache.open("a") as file:
+        file.write('\n{"name": "database')  # killed while it wrote
+    asked: list[str] = []
+
+    def counted(root: Path, name: str, camera: pycolmap.Camera) -> pycolmap.Rigid3d | None:
+        asked.append(name)
+        return computed(root, name, camera)
+
+    monkeypatch.setattr(inloc_poses, "cutout_pose", counted)
+    first = read_inloc(root, options).known_poses()
+    assert asked == list(mini_inloc.CUTOUTS[4:])
+    second = read_inloc(root, options).known_poses()  # another process: nothing is read again
+    assert asked == list(mini_inloc.CUTOUTS[4:])
+    assert first is not None and second is not None and second.num_images() == 6
+    for image in first.images.values():
+        again = second.find_image_with_name(image.name).cam_from_world()
+        np.testing.assert_array_equal(again.matrix(), image.cam_from_world().matrix())
+    # a file of another size is another scan
+    cache.write_text(cache.read_text().replace('"num_bytes": ', '"num_bytes": 1'))
+    read_inloc(root, options).known_poses()
+    assert len(asked) == 2 + 6
+    cache.write_text("poses.txt of something else\n")
+    with pytest.raises(InputError, match="keeps no poses of cutouts"):
+        read_inloc(root, options).known_poses()
     dataset = open_inloc(root, options)
     assert dataset.counts["inloc"].map == 9972 and dataset.counts["inloc"].queries == 356
+
+
+def test_shards_share_the_poses_of_inloc_through_the_runs_folder(
+    miniature: Miniatures, tmp_path: Path
+) -> None:
+    kind = BENCHMARKS["inloc"]
+    assert isinstance(kind, LocalizationBenchmark)
+    job = Job(name="inloc", root=miniature("inloc").root, out=tmp_path, options=InlocOptions())
+    for _ in range(2):
+        task = kind._dataset(job).read("inloc")
+        assert task.known_poses() is not None
+    lines = (tmp_path / "cutout_poses.jsonl").read_text().split()
+    assert sum('"name":' in line for line in lines) == len(mini_inloc.CUTOUTS)
+    # where nothing may be written nothing is kept
+    check_benchmark("inloc", job.root)
 
 
 def test_inloc_leaves_out_cutouts_without_points(
     miniature: Miniatures, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scanned = inloc.scan_points
+    scanned = inloc_poses.scan_points
     empty = mini_inloc.CUTOUTS[2]
 
     def fewer(root: Path, name: str) -> np.ndarray:
         return scanned(root, name) * (np.nan if name == empty else 1.0)
 
     root = miniature("inloc").root
-    monkeypatch.setattr(inloc, "_computed", {})
-    monkeypatch.setattr(inloc, "scan_points", fewer)
+    monkeypatch.setattr(inloc_poses, "scan_points", fewer)
     with pytest.raises(InputError, match=r"1 of 6 cutouts .*DUC_cutout_019_0_30\.jpg\.mat"):
-        read_inloc(root, InlocOptions())
-    monkeypatch.setattr(inloc, "_MAX_UNPOSED", 0.5)
-    pairs = str(root / "pairs-query-netvlad40-temporal.txt")
+        read_inloc(root, InlocOptions()).known_poses()
+    monkeypatch.setattr(inloc_poses, "_MAX_UNPOSED", 0.5)
     with caplog.at_level(logging.WARNING):
-        task = read_inloc(root, InlocOptions(retrieval_pairs=pairs))
+        model = read_inloc(root, InlocOptions()).known_poses()
     assert "1 cutouts have too few scan points" in caplog.text
-    assert task.retrieval is not None and task.reference is not None
-    assert empty not in task.map_names and len(task.map_names) == 5
-    assert all(empty not in found for found in task.retrieval.values())
-    assert task.reference.num_images() == 5
+    assert model is not None and model.num_images() == 5
+    assert model.find_image_with_name(empty) is None
     # the download is whole all the same
+    pairs = str(root / "pairs-query-netvlad40-temporal.txt")
     for options in ({}, {"retrieval_pairs": pairs}):
         assert check_benchmark("inloc", root, options=options).counts[0].found == 6
 
@@ -185,7 +227,7 @@ def test_a_damaged_scan_is_named(miniature: Miniatures, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / f"{name}.mat").write_bytes(data)
     with pytest.raises(InputError, match="is no readable MATLAB file"):
-        inloc.scan_points(tmp_path, name)
+        inloc_poses.scan_points(tmp_path, name)
 
 
 def test_inloc_maps_only_what_the_list_names(miniature: Miniatures, tmp_path: Path) -> None:
