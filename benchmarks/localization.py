@@ -23,7 +23,7 @@ from benchmarks.report import Report
 from benchmarks.shards import WHOLE, Part
 from localize.localizer import Localizer
 from localize.results import Localization, write_poses
-from mapping.build import build_map
+from mapping.build import OtherMapError, build_map
 from mapping.info import groundloc_version
 from mapping.map import Map
 from matching.errors import InputError
@@ -59,19 +59,24 @@ def map_task(
         depth["surfaces"] = task.surfaces
     known_intrinsics = not given and options.map_intrinsics == "given"
     with _one_at_a_time(folder / ".map.lock"):
-        return build_map(
-            task.images,
-            folder / "map",
-            matcher,
-            # COLMAP and all published data sets mean the pixels as stored.
-            options=replace(options.map, apply_exif_orientation=False),
-            # read while others wait: they find it kept
-            known_poses=task.known_poses() if given else None,
-            image_names=task.map_names,
-            cameras=(task.map_cameras() or None) if known_intrinsics else None,
-            progress=progress,
-            **depth,
-        )
+        try:
+            return build_map(
+                task.images,
+                folder / "map",
+                matcher,
+                # COLMAP and all published data sets mean the pixels as stored.
+                options=replace(options.map, apply_exif_orientation=False),
+                # read while others wait: they find it kept
+                known_poses=task.known_poses() if given else None,
+                image_names=task.map_names,
+                cameras=(task.map_cameras() or None) if known_intrinsics else None,
+                progress=progress,
+                **depth,
+            )
+        except OtherMapError as error:
+            raise InputError(
+                f"{error.what}: give another --out folder, or delete '{folder}' to start anew"
+            ) from error
 
 
 def localize_task(

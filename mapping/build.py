@@ -2,11 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, TypeVar
 
 import numpy as np
 import pycolmap
@@ -15,12 +17,12 @@ from numpy.typing import NDArray
 from mapping.camera_groups import assign_cameras, remembered_focals
 from mapping.database import database_bytes, posed_reconstruction, verify_pairs, write_database
 from mapping.depth import Surfaces, points_from_surfaces
-from mapping.finish import finish_map
+from mapping.finish import Descriptors, finish_map
 from mapping.info import image_identity, map_identity
 from mapping.inputs import Poses, given_cameras, hash_inputs, read_known_poses
 from mapping.map import Map
 from mapping.options import MapOptions, ReconstructionOptions
-from mapping.pair_matches import match_pairs
+from mapping.pair_matches import EarlyMatches, match_pairs
 from mapping.pairs import Pair, read_pairs, resolve_method, select_pairs
 from mapping.photos import (
     Photo,
@@ -41,7 +43,7 @@ from mapping.reconstruct import (
     write_result,
 )
 from mapping.refine_tracks import database_keypoints, refine_database
-from mapping.retrieval import describe_photos, similar_photos
+from mapping.retrieval import GlobalDescriber, describe_photos, similar_photos
 from mapping.stage_clock import StageClock
 from mapping.store import (
     ViewCache,
@@ -58,8 +60,11 @@ from matching.files import PathLike
 from matching.matcher import Matcher
 from matching.options import first_difference, options_as_dict
 from matching.progress import Progress, silent
+from matching.types import View
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def build_map(
@@ -151,7 +156,7 @@ def _finished_map(
     except InputError as error:
         if overwrite:
             return None
-        raise InputError(f"{error}; overwrite the map, or give another folder") from error
+        raise OtherMapError(str(error), "overwrite the map, or give another folder") from error
     photos = recognize_copies(found.photos, finished.info.images, progress)
     identity = {**identity, "images": image_identity(photos.values())}
     field = first_difference(finished.info.identity(), identity)
@@ -164,10 +169,23 @@ def _finished_map(
     what = f"another '{field}'"
     if field.startswith("images."):
         what = f"other photos ('{field.removeprefix('images.')}' is new, missing or changed)"
-    raise InputError(
-        f"the map '{workspace.map_path}' was made with {what}: extend it by new photos "
-        "(--extend), overwrite it (--overwrite), or give another folder"
+    raise OtherMapError(
+        f"the map '{workspace.map_path}' was made with {what}",
+        "extend it by new photos (--extend), overwrite it (--overwrite), or give another folder",
     )
+
+
+class OtherMapError(InputError):
+    """The folder of the map holds another one.
+
+    Args:
+        what: The map, and in what it differs or why it cannot be read.
+        remedy: What `build_map`'s caller can do; callers that cannot say their own.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what}: {remedy}")
+        self.what = what
 
 
 class _Build:
@@ -203,8 +221,7 @@ class _Build:
         """All stages."""
         bad = dict(found.bad)
         with self.timed("encode"):
-            keys = self.encode(list(found.photos.values()), bad)
-        views = self.view_cache(keys)
+            keys, views = self.encode(list(found.photos.values()), bad, poses, listed)
         sizes: dict[str, tuple[int, int]] = {}
         keypoints: dict[str, NDArray[np.float32]] = {}
         num_bytes: dict[str, int] = {}
@@ -230,18 +247,21 @@ class _Build:
         if len(names) < 2:
             self.workspace.discard()  # nothing worth continuing
             raise InputError(_too_few(len(names), len(found.photos) + len(found.bad), bad))
-        with self.timed("describe"):
-            describer, descriptors = describe_photos(
-                names, views, self.matcher, self.options.retrieval
-            )
+        by_retrieval = (
+            resolve_method(self.options.pairs, len(names), poses is not None) == "retrieval"
+        )
+        described: tuple[GlobalDescriber, Descriptors] | None = None
+        if by_retrieval:
+            with self.timed("describe"):
+                described = describe_photos(names, views, self.matcher, self.options.retrieval)
         with self.timed("match"):
             pairs = select_pairs(
                 names,
                 self.options.pairs,
                 poses=poses,
-                similar=similar_photos(names, descriptors, self.options.retrieval)
-                if resolve_method(self.options.pairs, len(names), poses is not None) == "retrieval"
-                else None,
+                similar=None
+                if described is None
+                else similar_photos(names, described[1], self.options.retrieval),
                 listed=listed,
             )
             matches = match_pairs(
@@ -277,18 +297,28 @@ class _Build:
                     refine_database(temporary, shared.matches, pixel_px=pixel_px, num_fixed={})
                 temporary.replace(database)
             final = database_keypoints(database, names)
-        with self.timed("reconstruct"):
-            num_keypoints = sum(len(points) for points in final.values())
-            self.workspace.reserve(result_bytes(num_keypoints))
-            result = self.reconstruct(
-                database, cam_from_world, set(intrinsics), seen.reconstruction
-            )
         features = self.stages / "features.h5"
-        with self.timed("store"):
+        num_keypoints = sum(len(points) for points in final.values())
+        num_view_bytes = sum(num_bytes[name] for name in names)
+        self.workspace.reserve(
+            result_bytes(num_keypoints) + features_bytes(len(names), num_view_bytes)
+        )
+
+        def store(views: Callable[[str], View]) -> Descriptors:
+            describer, descriptors = described or describe_photos(
+                names, views, self.matcher, self.options.retrieval
+            )
             if not features.exists():
-                size = sum(num_bytes[name] for name in names)
-                self.workspace.reserve(features_bytes(len(names), size))
                 write_features(features, named_views(names, views, final, descriptors), describer)
+            return descriptors
+
+        with self.aside(store, views) as stored:
+            with self.timed("reconstruct"):
+                result = self.reconstruct(
+                    database, cam_from_world, set(intrinsics), seen.reconstruction
+                )
+            with self.timed("store"):
+                descriptors = stored.result()
         return finish_map(
             self.workspace,
             ReconstructionResult(
@@ -315,25 +345,73 @@ class _Build:
             yield
         logger.info("%s: %.1f s", stage, self.clock.seconds[stage])
 
-    def encode(self, photos: Sequence[Photo], bad: dict[str, str]) -> dict[str, str]:
-        """Encode all photos; returns the key of each good one and adds the others to ``bad``."""
+    def encode(
+        self,
+        photos: Sequence[Photo],
+        bad: dict[str, str],
+        poses: Poses | None,
+        listed: Sequence[Pair] | None,
+    ) -> tuple[dict[str, str], ViewCache[str]]:
+        """Encode all photos; adds those that cannot be read to ``bad``.
+
+        Returns:
+            The key of each good photo, and all views by name.
+        """
         upright = bool(self.options.apply_exif_orientation)
         keys = {p.name: view_key(p, self.matcher, apply_exif_orientation=upright) for p in photos}
-        bad.update(
-            encode_photos(
-                photos,
-                list(keys.values()),
-                self.matcher,
-                self.workspace.views,
-                apply_exif_orientation=upright,
-                progress=self.progress,
-            )
+        views = ViewCache(lambda name: read_view(self.workspace.views / f"{keys[name]}.npz"))
+        early = None
+        if self.matcher.encodes_aside:
+            # of a pair the second photo by name comes first, so that all partners of a photo are
+            # there when it is
+            photos = sorted(photos, key=lambda photo: photo.name, reverse=True)
+            pairs = self.likely_pairs(sorted(keys), poses, listed)
+            early = EarlyMatches(pairs, views, keys, self.matcher, self.workspace.matches)
+        unreadable = encode_photos(
+            photos,
+            [keys[photo.name] for photo in photos],
+            self.matcher,
+            self.workspace.views,
+            apply_exif_orientation=upright,
+            progress=self.progress,
+            encoded=None if early is None else early.encoded,
         )
-        return {name: key for name, key in keys.items() if name not in bad}
+        bad.update(sorted(unreadable.items()))
+        return {name: key for name, key in keys.items() if name not in bad}, views
 
-    def view_cache(self, keys: Mapping[str, str]) -> ViewCache[str]:
-        """Encoded photos by name."""
-        return ViewCache(lambda name: read_view(self.workspace.views / f"{keys[name]}.npz"))
+    def likely_pairs(
+        self, names: Sequence[str], poses: Poses | None, listed: Sequence[Pair] | None
+    ) -> list[Pair]:
+        """The pairs to match if all photos are good, as far as they are cheap to tell."""
+        usable = [name for name in names if poses is None or name in poses]
+        method = resolve_method(self.options.pairs, len(usable), poses is not None)
+        if method in ("retrieval", "poses"):
+            return []
+        return select_pairs(usable, self.options.pairs, poses=poses, similar=None, listed=listed)
+
+    @contextmanager
+    def aside(
+        self, work: Callable[[Callable[[str], View]], T], views: Callable[[str], View]
+    ) -> Iterator[Future[T]]:
+        """Do something with views on a thread of its own while the block runs.
+
+        COLMAP leaves Python alone while it works, and a core or more with it. If the block fails,
+        the work ends at its next view.
+        """
+        stop = Event()
+
+        def load(name: str) -> View:
+            if stop.is_set():
+                raise CancelledError
+            return views(name)
+
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(work, load)
+            try:
+                yield future
+            except BaseException:
+                stop.set()
+                raise
 
     def reconstruct(
         self,

@@ -223,6 +223,23 @@ def test_without_truth_a_submission_is_all(two: TwoScenes, tmp_path: Path) -> No
     assert report.groups["condition"]["day"] == {"num_queries": 2, "num_localized": 2}
 
 
+def test_a_map_of_other_options_is_told_with_what_this_command_can_do(
+    two: TwoScenes, out: Path
+) -> None:
+    options = {"num_seeds": 2, "map": {"verification": {"min_inliers": 16}}}
+    told = (
+        r"map' was made with another 'options.*min_inliers': give another --out folder, or delete"
+    )
+    with pytest.raises(InputError, match=told) as caught:
+        run_benchmark("two", two.root, out, matcher=two.matcher, options=options)
+    assert "--extend" not in str(caught.value) and "--overwrite" not in str(caught.value)
+    (out / "hall" / "map" / "map.json").rename(out / "hall" / "map" / "hidden")
+    (out / "hall" / "map" / "map.json").write_text("{")
+    with pytest.raises(InputError, match=r"map\.json.*: give another --out folder, or delete"):
+        run_benchmark("two", two.root, out, matcher=two.matcher, options={"num_seeds": 2})
+    (out / "hall" / "map" / "hidden").rename(out / "hall" / "map" / "map.json")
+
+
 def test_a_limited_run_says_so_and_is_scored_again(two: TwoScenes, tmp_path: Path) -> None:
     report = run_benchmark("two", two.root, tmp_path, matcher=two.matcher, limit=1)
     told = "a run with a limit: 4 queries were not asked, and no value tells of them"
