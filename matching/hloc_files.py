@@ -56,6 +56,10 @@ class FeatureReader:
     Args:
         path: The file.
 
+    Attributes:
+        names: The photos.
+        descriptor_dim: Length of their descriptors; 0 in files of dense matchers, which have none.
+
     Raises:
         InputError: No such file, or no HDF5.
     """
@@ -64,8 +68,11 @@ class FeatureReader:
         self.path = existing_file(path, "hloc feature file")
         with _opened(self.path) as file:
             self.names = tuple(sorted(_image_groups(file, ("keypoints",))))
-        if not self.names:
-            raise InputError(f"'{path}' holds no group with keypoints: no feature file of hloc")
+            if not self.names:
+                raise InputError(f"'{path}' holds no group with keypoints: no feature file of hloc")
+            # dense matchers write places only
+            group = file[self.names[0]]
+            self.descriptor_dim = len(group["descriptors"]) if "descriptors" in group else 0
 
     def read(self, name: str) -> LocalFeatures:
         """Features of a photo by its path relative to the image folder.
@@ -162,11 +169,23 @@ def read_global_features(path: PathLike) -> tuple[list[str], NDArray[np.float32]
     return names, np.stack(rows)
 
 
-def write_global_features(path: PathLike, descriptors: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write a global feature file of hloc."""
+def write_global_features(
+    path: PathLike,
+    descriptors: Mapping[str, NDArray[np.float32]],
+    image_sizes: Mapping[str, tuple[int, int]],
+) -> None:
+    """Write a global feature file of hloc.
+
+    Args:
+        path: The file, replaced when complete.
+        descriptors: Of each photo by name, (D,).
+        image_sizes: (width, height) of each of them.
+    """
     with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
         for name, descriptor in descriptors.items():
-            file.create_group(name)["global_descriptor"] = np.asarray(descriptor, np.float32)
+            group = file.create_group(name)
+            group["global_descriptor"] = np.asarray(descriptor, np.float32)
+            group["image_size"] = np.array(image_sizes[name], np.int64)
 
 
 def rank(

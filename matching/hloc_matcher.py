@@ -2,10 +2,12 @@
 
 hloc extracts and matches whole data sets beforehand, query photos too, and keeps all in HDF5 files.
 With these files the stages here go on from any point: a map from hloc's matches, poses of queries
-from hloc's matches with that map.
+from hloc's matches with that map. Files of its dense matchers serve too; they have no descriptors,
+so that pairs and retrieval must be given as lists, which hloc needs as well.
 """
 
 import hashlib
+import logging
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +21,11 @@ from matching.images import image_size
 from matching.matcher import ImageLike, Matcher
 from matching.types import Matches, View
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "hloc:"
+
+_SAMPLES, _SAMPLE_BYTES = 64, 2**20  # of a file of any size so much is read to know it again
 
 
 class HlocMatcher(Matcher):
@@ -44,10 +50,21 @@ class HlocMatcher(Matcher):
             if not path.is_file():
                 raise InputError(f"no hloc match file '{path}'")
         self.name = PREFIX + ",".join(str(path) for path in (features, *matches))
-        # the map keeps its own copies of what it read, and queries come to the files later
-        self.fingerprint = hashlib.sha256(f"hloc {self.features.path.stem}".encode()).hexdigest()
+        # Photos come to the files later, queries for example: what a map was made of is known by
+        # the keypoints of each photo (`match_views`), not by the contents of the whole file.
+        kind = f"hloc, descriptors of {self.features.descriptor_dim}"
+        self.fingerprint = hashlib.sha256(kind.encode()).hexdigest()
         self._known = frozenset(self.features.names)
-        self._files = {str(path): _state(path) for path in (self.features.path, *self.matches)}
+        self._digests: dict[str, bytes] = {}
+        self._files = {
+            str(path): contents_hash(path) for path in (self.features.path, *self.matches)
+        }
+        if self.features.descriptor_dim == 0:
+            logger.warning(
+                "'%s' has no descriptors, as dense matchers' files: photos are not retrieved by "
+                "their looks, give lists (pairs of the map, retrieval_pairs of the queries)",
+                features,
+            )
 
     @staticmethod
     def load(name: str) -> "HlocMatcher":
@@ -56,7 +73,7 @@ class HlocMatcher(Matcher):
         return HlocMatcher(features, *matches)
 
     def describe(self) -> dict[str, Any]:
-        """Name, fingerprint, and size and time of each file: hloc may have written it anew."""
+        """Name, fingerprint, and a hash of each file: hloc may have written it anew."""
         return {**super().describe(), "files": self._files}
 
     def encode(self, image: ImageLike) -> View:
@@ -79,13 +96,16 @@ class HlocMatcher(Matcher):
                 f"'{self.features.names[0]}'"
             )
         found = self.features.read(name)
-        if found.descriptors is None:
-            raise InputError(f"'{self.features.path}': '{name}' has no descriptors to retrieve by")
+        descriptors = found.descriptors
+        if descriptors is None:
+            descriptors = np.zeros((len(found.keypoints), 0), np.float32)
+        self._digests[name] = _digest(found.keypoints)
         return View(
             image_size=found.image_size or image_size(image, apply_exif_orientation=False),
             keypoints=found.keypoints,
             arrays={
-                "descriptors": found.descriptors,
+                "descriptors": descriptors,
+                "digest": np.frombuffer(self._digests[name], np.uint8),
                 "name": np.frombuffer(name.encode(), np.uint8),
                 "rows": np.arange(len(found.keypoints), dtype=np.int64),  # in hloc's files
             },
@@ -103,8 +123,12 @@ class HlocMatcher(Matcher):
         return View(image_size=view.image_size, keypoints=view.keypoints[rows], arrays=arrays)
 
     def match_views(self, view0: View, view1: View) -> Matches:
-        """hloc's matches between two photos; none if hloc did not match them."""
-        name0, name1 = (bytes(view.arrays["name"]).decode() for view in (view0, view1))
+        """hloc's matches between two photos; none if hloc did not match them.
+
+        Raises:
+            InputError: The file has other keypoints of a photo than the view: its rows mean others.
+        """
+        name0, name1 = (self._checked_name(view) for view in (view0, view1))
         for path in self.matches:
             found = read_matches(path, name0, name1)
             if found is not None:
@@ -122,15 +146,43 @@ class HlocMatcher(Matcher):
             indices1=indices1,
         )
 
+    def _checked_name(self, view: View) -> str:
+        name = bytes(view.arrays["name"]).decode()
+        if name not in self._digests:
+            self._digests[name] = _digest(self.features.read(name).keypoints)
+        if bytes(view.arrays["digest"]) != self._digests[name]:
+            raise InputError(
+                f"'{self.features.path}' has other keypoints of '{name}' than those that the map "
+                "was made of: make the map again"
+            )
+        return name
+
     def local_descriptors(self, view: View) -> NDArray[np.float32]:
-        """hloc's descriptors at unit length."""
+        """hloc's descriptors at unit length, (N, D); (0, 0) of a dense matcher's file."""
         descriptors = np.asarray(view.arrays["descriptors"], np.float32)
+        if descriptors.shape[1] == 0:
+            return np.zeros((0, 0), np.float32)
         return descriptors / np.linalg.norm(descriptors, axis=1, keepdims=True).clip(min=1e-9)
 
 
-def _state(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+def contents_hash(path: Path) -> str:
+    """Hash of a file's size and contents, of large ones of evenly spaced pieces.
+
+    Times are left out: a copied file is the same.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for start in np.linspace(0, max(size - _SAMPLE_BYTES, 0), _SAMPLES).astype(int):
+            file.seek(start)
+            digest.update(file.read(_SAMPLE_BYTES))
+            if size <= _SAMPLE_BYTES:
+                break
+    return digest.hexdigest()
+
+
+def _digest(keypoints: NDArray[np.float32]) -> bytes:
+    return hashlib.sha256(keypoints.tobytes()).digest()[:16]
 
 
 def _places(kept: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -82,7 +82,9 @@ def export_hloc(
         stored = FeatureFile(scene.path / "features.h5")
         names = list(scene.image_names)
         write_global_features(
-            temporary / GLOBAL_FEATURES, {n: stored.global_descriptor(n) for n in names}
+            temporary / GLOBAL_FEATURES,
+            {name: stored.global_descriptor(name) for name in names},
+            {name: _size(scene.camera(name)) for name in names},
         )
         stored.close()
         counts = {name: len(scene.load_view(name).keypoints) for name in names}
@@ -106,6 +108,10 @@ def export_hloc(
     return Exported(
         folder=Path(folder), num_photos=len(names), num_pairs=written, num_queries=len(queries)
     )
+
+
+def _size(camera: pycolmap.Camera) -> tuple[int, int]:
+    return camera.width, camera.height
 
 
 def _features(

@@ -1,11 +1,13 @@
 """hloc's HDF5 files, byte by byte as hloc writes and reads them."""
 
 import json
+import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from matching.errors import InputError
 from matching.hloc_files import (
@@ -19,7 +21,7 @@ from matching.hloc_files import (
     write_global_features,
     write_matches,
 )
-from matching.hloc_matcher import HlocMatcher
+from matching.hloc_matcher import HlocMatcher, contents_hash
 from matching.load import load_matcher
 
 
@@ -125,7 +127,12 @@ def test_matches_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_global_features_rank_by_dot_product(tmp_path: Path) -> None:
     given = {"db/1.jpg": np.array([1.0, 0.0]), "db/2.jpg": np.array([0.6, 0.8])}
-    write_global_features(tmp_path / "g.h5", {n: v.astype(np.float32) for n, v in given.items()})
+    sizes = {"db/1.jpg": (64, 48), "db/2.jpg": (48, 64)}
+    write_global_features(
+        tmp_path / "g.h5", {n: v.astype(np.float32) for n, v in given.items()}, sizes
+    )
+    with h5py.File(tmp_path / "g.h5") as file:  # as hloc writes them
+        assert {n: tuple(file[n]["image_size"][()]) for n in sizes} == sizes
     names, descriptors = read_global_features(tmp_path / "g.h5")
     assert names == ["db/1.jpg", "db/2.jpg"] and descriptors.shape == (2, 2)
     database = dict(zip(names, descriptors, strict=True))
@@ -183,6 +190,9 @@ def test_matcher_of_files(tmp_path: Path) -> None:
     described = matcher.describe()
     assert json.loads(json.dumps(described)) == described
     assert load_matcher(matcher.name).describe() == described
+    for file in ("feats.h5", "matches.h5"):  # copied to another machine: the same files
+        os.utime(tmp_path / file, (1, 1))
+    assert load_matcher(matcher.name).describe() == described
     write_matches(tmp_path / "matches.h5", iter([]), {})
     again = load_matcher(matcher.name)
     assert again.fingerprint == matcher.fingerprint and again.describe() != described
@@ -192,3 +202,78 @@ def test_matcher_of_files(tmp_path: Path) -> None:
         matcher.encode("x.jpg")
     with pytest.raises(InputError, match="give features and matches"):
         load_matcher(f"hloc:{tmp_path}/feats.h5")
+
+
+def test_features_written_anew_are_not_taken_for_those_of_the_map(tmp_path: Path) -> None:
+    """Rows of matches mean the keypoints of the file; a map keeps those that it was made of."""
+
+    def write(*names: str, seed: int) -> None:
+        made = np.random.default_rng(seed)
+        features = {
+            name: LocalFeatures(
+                image_size=(64, 48),
+                keypoints=made.uniform(0, 48, (5, 2)).astype(np.float32),
+                descriptors=made.normal(size=(5, 4)).astype(np.float32),
+            )
+            for name in names
+        }
+        write_features(tmp_path / "feats.h5", iter(features.items()))
+
+    write("a.jpg", "b.jpg", seed=0)
+    rows = IndexMatches(rows=np.array([[0, 1]]), scores=np.ones(1, np.float32))
+    write_matches(
+        tmp_path / "matches.h5", iter([("a.jpg", "b.jpg", rows)]), {"a.jpg": 5, "b.jpg": 5}
+    )
+    name = f"hloc:{tmp_path}/feats.h5,{tmp_path}/matches.h5"
+    first = load_matcher(name)
+    of_map = [first.encode(photo) for photo in ("a.jpg", "b.jpg")]
+    write("a.jpg", "b.jpg", "query.jpg", seed=0)  # a query came to the file
+    assert len(load_matcher(name).match_views(*of_map)) == 1
+    write("a.jpg", "b.jpg", seed=1)
+    other = load_matcher(name)
+    assert other.fingerprint == first.fingerprint
+    with pytest.raises(InputError, match=r"other keypoints of 'a\.jpg' than those that the map"):
+        other.match_views(*of_map)
+
+
+def test_large_files_are_known_by_pieces_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "large.h5"
+    data = bytearray(np.random.default_rng(0).bytes(200 * 2**10))
+    path.write_bytes(data)
+    before = contents_hash(path)
+    assert before == contents_hash(path)
+    for place in (0, 100 * 2**10, len(data) - 1):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        assert contents_hash(path) != before
+    path.write_bytes(data + b"0")
+    assert contents_hash(path) != before
+
+
+def test_files_of_dense_matchers_have_places_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What hloc's match_dense leaves: no descriptors, no sizes, a 'score', int32 matches."""
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.jpg")
+    Image.new("RGB", (48, 64)).save(tmp_path / "b.jpg")
+    with h5py.File(tmp_path / "feats.h5", "w") as file:
+        for name in ("a.jpg", "b.jpg"):
+            group = file.create_group(name)
+            group["keypoints"] = np.arange(8, dtype=np.float32).reshape(4, 2)
+            group["score"] = np.ones(4, np.float32)
+    with h5py.File(tmp_path / "matches.h5", "w") as file:
+        group = file.create_group("a.jpg/b.jpg")
+        group["matches0"] = np.array([2, -1, 0], np.int32)  # may be shorter than the keypoints
+        group["matching_scores0"] = np.array([0.5, 0, 0.9], np.float16)
+        group["keypoints0"] = group["keypoints1"] = np.zeros((7, 2), np.float32)
+    matcher = load_matcher(f"hloc:{tmp_path}/feats.h5,{tmp_path}/matches.h5")
+    assert "has no descriptors" in caplog.text and "retrieval_pairs" in caplog.text
+    views = [matcher.encode(tmp_path / name) for name in ("a.jpg", "b.jpg")]
+    assert [view.image_size for view in views] == [(64, 48), (48, 64)]
+    found = matcher.match_views(*views)
+    assert found.indices0 is not None and found.indices1 is not None
+    assert found.indices0.tolist() == [2, 0] and found.indices1.tolist() == [0, 2]
+    assert matcher.local_descriptors(views[0]).size == 0
+    kept = matcher.at_keypoints(views[0], np.array([2]))
+    assert len(matcher.match_views(kept, views[1])) == 1

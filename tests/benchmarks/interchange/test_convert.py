@@ -115,7 +115,9 @@ def test_results_in_hlocs_form_and_back(tmp_path: Path) -> None:
 def test_global_features_become_a_retrieval_list(tmp_path: Path) -> None:
     given = {"q/1.jpg": [0.0, 1.0], "db/1.jpg": [1.0, 0.0], "db/2.jpg": [0.6, 0.8]}
     write_global_features(
-        tmp_path / "global.h5", {n: np.array(v, np.float32) for n, v in given.items()}
+        tmp_path / "global.h5",
+        {n: np.array(v, np.float32) for n, v in given.items()},
+        dict.fromkeys(given, (64, 48)),
     )
     (tmp_path / "queries.txt").write_text("q/1.jpg\n")
     convert(tmp_path / "global.h5", tmp_path / "pairs.txt", names=tmp_path / "queries.txt")
