@@ -1,5 +1,6 @@
 """From encoded network images to matches: decode pairs in batches, compare what was decoded."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -9,12 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from matching.errors import InputError
 from matching.grid_matching import Grid, GridMatches, free_matches, matches_from_points
 from matching.network import Encoding, Prediction, Want
 from matching.network.engine import Engine
 from matching.pointmap import lift_points
 from matching.preprocess import NetworkFrame
 from matching.types import Matches
+
+logger = logging.getLogger(__name__)
 
 
 class MatchingOptions(Protocol):
@@ -113,7 +117,7 @@ class PairDecoder:
         for first, second in self.engine.decode_batches(encoding0, encoding1, want, want):
             grids0, grids1 = self._grids(first, second)
             chunk = slice(len(results), len(results) + len(grids0))
-            results += self._match_grids(sides0[chunk], sides1[chunk], grids0, grids1)
+            results += self._match_batch(sides0[chunk], sides1[chunk], grids0, grids1)
         if not self.options.symmetric:
             return results
         for row, (side0, side1) in enumerate(zip(sides0, sides1, strict=True)):
@@ -150,6 +154,34 @@ class PairDecoder:
             Grid(vectors=v, confidence=c, stride=self._stride, placing=self._placing)
             for v, c in zip(vectors, confidence, strict=True)
         ]
+
+    def _match_batch(
+        self,
+        sides0: Sequence[Side],
+        sides1: Sequence[Side],
+        grids0: Sequence[Grid],
+        grids1: Sequence[Grid],
+    ) -> list[Matches]:
+        """Matches of pairs, one by one where the GPU's memory does not do for all of them.
+
+        Raises:
+            InputError: It does not do for one pair either.
+        """
+        try:
+            return self._match_grids(sides0, sides1, grids0, grids1)
+        except torch.OutOfMemoryError as error:
+            if len(sides0) == 1:
+                width, height = sides0[0].frame.image_size
+                raise InputError(
+                    f"the memory of {self.engine.device} does not do for the matches of a network "
+                    f"image of {width} x {height}: free it, or take a smaller "
+                    "matcher.long_side_px, or --device cpu"
+                ) from error
+        # not in the handler: there, the error keeps tensors alive
+        logger.warning("out of GPU memory: matching %d pairs one by one", len(sides0))
+        torch.cuda.empty_cache()
+        pairs = zip(sides0, sides1, grids0, grids1, strict=True)
+        return [self._match_batch([s0], [s1], [g0], [g1])[0] for s0, s1, g0, g1 in pairs]
 
     def _match_grids(
         self,

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from matching import InputError, View
+from matching import InputError, View, pair_decoding
+from matching.grid_matching import matches_from_points
 from matching.mast3r import Mast3rMatcher, Mast3rOptions
 from matching.matcher import Matcher
 from matching.network import NetworkConfig, PairNetwork, build_network
@@ -246,6 +247,36 @@ def test_batches_of_the_engine_change_no_match(twin_network: PairNetwork, view: 
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(a.indices1, b.indices1)
         np.testing.assert_allclose(a.keypoints0, b.keypoints0, atol=1e-2)
+
+
+def test_out_of_gpu_memory_while_matching(
+    twin_network: PairNetwork,
+    view: View,
+    photo: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The pairs that were decoded together are matched one by one; then it says so."""
+    matcher = matcher_of(twin_network, engine=EngineOptions(max_batch=3))
+    others = [keypoints_of(matcher.encode(photo[:, :: (-1) ** k]), 60, seed=k) for k in range(3)]
+    whole = matcher.match_many(view, others)
+    limit = 1
+
+    def cramped(points: list[Any], *arguments: Any, **options: Any) -> Any:
+        if len(points) > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return matches_from_points(points, *arguments, **options)
+
+    monkeypatch.setattr(pair_decoding, "matches_from_points", cramped)
+    alone = matcher.match_many(view, others)
+    assert "matching 3 pairs one by one" in caplog.text
+    for a, b in zip(whole, alone, strict=True):
+        assert len(a) > 0
+        np.testing.assert_array_equal(a.indices1, b.indices1)
+        np.testing.assert_allclose(a.keypoints0, b.keypoints0, atol=1e-3)
+    limit = 0
+    with pytest.raises(InputError, match="does not do for the matches of a network image of 112"):
+        matcher.match_many(view, others)
 
 
 # -------------------------------------------------------------------------------- point maps
