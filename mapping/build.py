@@ -359,7 +359,9 @@ class _Build:
         """
         upright = bool(self.options.apply_exif_orientation)
         keys = {p.name: view_key(p, self.matcher, apply_exif_orientation=upright) for p in photos}
-        views = ViewCache(lambda name: read_view(self.workspace.views / f"{keys[name]}.npz"))
+        views: ViewCache[str] = ViewCache(
+            lambda name: read_view(self.workspace.views / f"{keys[name]}.npz")
+        )
         early = None
         if self.matcher.encodes_aside:
             # of a pair the second photo by name comes first, so that all partners of a photo are

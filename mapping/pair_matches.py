@@ -15,6 +15,8 @@ from matching.matcher import Matcher
 from matching.progress import Progress
 from matching.types import Matches, View
 
+Batch = tuple[str, list[str]]  # a photo and its partners
+
 _BATCH = 16  # partners matched in one call, and stored in one file
 _OPEN_BATCHES = 4  # files whose matches are kept in memory
 
@@ -69,18 +71,83 @@ def match_pairs(
         progress: Wraps the loop over batches of pairs.
     """
     batches = _batches(pairs)
-    made_by = json.dumps(matcher.describe(), sort_keys=True)  # how it matches counts as well
+    matching = _Matching(load, keys, matcher, cache)
     places: dict[Pair, tuple[Path, int]] = {}
-    for first, partners in progress(batches, "matching photos", len(batches)):
-        text = "\n".join([made_by, keys[first], *(keys[p] for p in partners)])
-        file = cache / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
-        if not file.exists():
-            _write(file, matcher.match_many(load(first), [load(p) for p in partners]))
+    for batch in progress(batches, "matching photos", len(batches)):
+        file = matching.file_of(batch)
+        first, partners = batch
         places |= {(first, partner): (file, place) for place, partner in enumerate(partners)}
     return StoredMatches({pair: places[pair] for pair in pairs})
 
 
-def _batches(pairs: Sequence[Pair]) -> list[tuple[str, list[str]]]:
+class EarlyMatches:
+    """Matches pairs while other photos are still being encoded, for `match_pairs` to find.
+
+    Where photos are encoded on threads of their own, these need not wait: one idle core is enough.
+    What will be matched can only be guessed before all photos are known. A wrong guess costs time,
+    no more.
+
+    Args:
+        pairs: As `match_pairs` will probably be given.
+        load: The encoded photo of a name, of those that `encoded` was told.
+        keys: As for `match_pairs`.
+        matcher: Matches.
+        cache: Folder of the matches.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        load: Callable[[str], View],
+        keys: Mapping[str, str],
+        matcher: Matcher,
+        cache: Path,
+    ) -> None:
+        self._matching = _Matching(load, keys, matcher, cache)
+        self._batches = _batches(pairs)
+        self._lacking = [{first, *partners} for first, partners in self._batches]
+        self._batches_of: dict[str, list[int]] = {}
+        for number, names in enumerate(self._lacking):
+            for name in names:
+                self._batches_of.setdefault(name, []).append(number)
+
+    def encoded(self, name: str) -> None:
+        """A photo is encoded: match the pairs it was the last of."""
+        for number in self._batches_of.get(name, []):
+            self._lacking[number].discard(name)
+            if not self._lacking[number]:
+                self._matching.file_of(self._batches[number])
+
+
+class _Matching:
+    """Matches batches of pairs into files, each once; arguments as for `match_pairs`."""
+
+    def __init__(
+        self,
+        load: Callable[[str], View],
+        keys: Mapping[str, str],
+        matcher: Matcher,
+        cache: Path,
+    ) -> None:
+        self._load = load
+        self._keys = keys
+        self._matcher = matcher
+        self._cache = cache
+        # how it matches counts as well
+        self._made_by = json.dumps(matcher.describe(), sort_keys=True)
+
+    def file_of(self, batch: Batch) -> Path:
+        """The file with the matches of a batch."""
+        first, partners = batch
+        text = "\n".join([self._made_by, *(self._keys[name] for name in (first, *partners))])
+        file = self._cache / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+        if not file.exists():
+            views = [self._load(partner) for partner in partners]
+            _write(file, self._matcher.match_many(self._load(first), views))
+        return file
+
+
+def _batches(pairs: Sequence[Pair]) -> list[Batch]:
     partners: dict[str, list[str]] = {}
     for first, second in pairs:
         partners.setdefault(first, []).append(second)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -158,6 +158,7 @@ def encode_photos(
     *,
     apply_exif_orientation: bool,
     progress: Progress,
+    encoded: Callable[[str], None] | None = None,
 ) -> dict[str, str]:
     """Encode photos into ``cache/<key>.npz``; those that are there already are kept.
 
@@ -168,6 +169,8 @@ def encode_photos(
         cache: Folder of the encodings.
         apply_exif_orientation: Turn photos as their EXIF says.
         progress: Wraps the loop over photos.
+        encoded: Called with the name of each photo whose encoding is there, the last ones while
+            others are being encoded.
 
     Returns:
         Photos that could not be read to the reason.
@@ -178,6 +181,11 @@ def encode_photos(
         if not (cache / f"{key}.npz").exists()
     ]
     bad: dict[str, str] = {}
+    done = encoded or (lambda name: None)
+    missing = {photo.name for photo, _ in todo}
+    for photo in photos:
+        if photo.name not in missing:
+            done(photo.name)
 
     def images() -> Iterator[ImageLike]:
         for photo, _ in todo:
@@ -189,10 +197,11 @@ def encode_photos(
             except InputError:
                 yield photo.path  # the matcher meets the same error and reports it in order
 
-    encoded = zip(todo, matcher.encode_for_map(images()), strict=True)
-    for (photo, file), view in progress(encoded, "encoding photos", len(todo)):
+    views = zip(todo, matcher.encode_for_map(images()), strict=True)
+    for (photo, file), view in progress(views, "encoding photos", len(todo)):
         if isinstance(view, InputError):
             bad[photo.name] = str(view)
         else:
             write_view(file, view)
+            done(photo.name)
     return bad

@@ -14,6 +14,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mapping.colmap import SEED
@@ -98,11 +99,11 @@ class GlobalDescriber:
         """
         if len(local) == 0 or len(self.centroids) == 0:
             return np.zeros(max(1, self.centroids.size), np.float32)
-        reduced = _unit((local - self.local_mean) @ self.local_projection)  # (N, d)
+        reduced = _unit(_product(local - self.local_mean, self.local_projection))  # (N, d)
         words = _nearest(reduced, self.centroids)
         # sums of residuals per word as one product, much faster than scattered additions
         members = (words[None] == np.arange(len(self.centroids))[:, None]).astype(np.float32)
-        cells = _unit(members @ reduced - members.sum(1, keepdims=True) * self.centroids)
+        cells = _unit(_product(members, reduced) - members.sum(1, keepdims=True) * self.centroids)
         return _unit((np.sign(cells) * np.sqrt(np.abs(cells))).ravel())
 
     def arrays(self) -> dict[str, FloatArray]:
@@ -163,7 +164,7 @@ def _learn(
         none = np.zeros((0, 0), np.float32)
         return GlobalDescriber(empty, none, none, empty, none), {}
     mean, projection = _whitening(sample, min(options.local_dim, sample.shape[1]))
-    reduced = _unit((sample - mean) @ projection)
+    reduced = _unit(_product(sample - mean, projection))
     num_clusters = min(options.num_clusters, max(1, len(reduced) // _MIN_DESCRIPTORS_PER_CLUSTER))
     kmeans = faiss.Kmeans(reduced.shape[1], num_clusters, niter=15, seed=SEED, verbose=False)
     kmeans.cp.min_points_per_centroid = 1  # silences a warning on stdout for tiny maps
@@ -220,10 +221,10 @@ def _whitening(
     mean = rows.mean(axis=0, dtype=np.float64)
     centred = rows - mean.astype(np.float32)
     if len(rows) >= rows.shape[1]:
-        values, vectors = np.linalg.eigh(centred.T @ centred / len(rows))
+        values, vectors = np.linalg.eigh(_product(centred.T, centred) / len(rows))
     else:  # the small Gram matrix has the same leading components
-        values, left = np.linalg.eigh(centred @ centred.T / len(rows))
-        vectors = centred.T @ left / np.sqrt(np.maximum(values, 1e-12) * len(rows))
+        values, left = np.linalg.eigh(_product(centred, centred.T) / len(rows))
+        vectors = _product(centred.T, left) / np.sqrt(np.maximum(values, 1e-12) * len(rows))
     values, vectors = values[::-1][:dim], vectors[:, ::-1][:, :dim]
     # eigh leaves the signs open
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
@@ -238,8 +239,13 @@ def _unit(rows: NDArray[np.floating[Any]]) -> FloatArray:
     return (rows / np.maximum(norm, 1e-12)).astype(np.float32)
 
 
+def _product(a: FloatArray, b: FloatArray) -> FloatArray:
+    """``a @ b`` by torch: numpy's threads spin while they wait, on busy cores for seconds."""
+    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+
+
 def _nearest(rows: FloatArray, centroids: FloatArray) -> NDArray[np.int64]:
-    distances = (centroids**2).sum(1) - 2 * rows @ centroids.T
+    distances = (centroids**2).sum(1) - 2 * _product(rows, centroids.T)
     return np.asarray(distances.argmin(1))
 
 

@@ -35,12 +35,15 @@ class Matcher(ABC):
         num_streams: Threads that should call `match_many` in turns so that the device of the
             matcher never waits for what callers compute in between; 1: calls are not thread-safe
             or keep all cores busy.
+        encodes_aside: Whether `encode_many` works on threads of its own, which go on while its
+            caller does something else between two photos.
         reads_files: Whether it knows photos by their paths and must be given these, never pixels.
     """
 
     name: str
     fingerprint: str
     num_streams: int = 1
+    encodes_aside: bool = False
     reads_files: bool = False
 
     @abstractmethod

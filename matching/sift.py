@@ -72,6 +72,8 @@ class SiftMatcher(Matcher):
             the smallest and most precise ones; 0 takes it as it is, see `quick`.
     """
 
+    encodes_aside = True
+
     def __init__(
         self,
         options: SiftOptions | None = None,
