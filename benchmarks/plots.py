@@ -137,11 +137,14 @@ def draw_matches(
 
 
 def score_colors(scores: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """RGB colours from blue (lowest of the given scores) to yellow (highest), (M, 3)."""
-    finite = np.nan_to_num(np.asarray(scores, float))
-    spread = np.ptp(finite) if len(finite) else 0.0
+    """RGB colours from blue (lowest of the given scores) to yellow (highest) by rank, (M, 3).
+
+    Only the order of scores means the same with every matcher: odds, for one, have a few values a
+    hundred times as large as all others.
+    """
+    values, ranks = np.unique(np.nan_to_num(np.asarray(scores, float)), return_inverse=True)
     # scores that are all the same say nothing: draw them green, as neither good nor bad
-    level = (finite - finite.min()) / spread if spread > 0 else np.full(len(finite), 2 / 3)
+    level = ranks / (len(values) - 1) if len(values) > 1 else np.full(len(ranks), 2 / 3)
     stops = np.linspace(0, 1, len(_LOW_TO_HIGH))
     channels = [np.interp(level, stops, _LOW_TO_HIGH[:, c]) for c in range(3)]
     return np.stack(channels, 1).round().astype(np.uint8)
@@ -230,7 +233,7 @@ def _add_legend(
     if len(matches):
         low, high = float(np.min(matches.scores)), float(np.max(matches.scores))
         if high > low:
-            text = f"score {low:.3g}"
+            text = f"score, by rank: {low:.3g}"
             draw.text((x, y), text, fill=TEXT, font=font, anchor="lm")
             x += font.getlength(text) + margin
             bar_px = 8 * font_px

@@ -1,6 +1,6 @@
 """Pictures of what a network says about two photos: depths and how sure it is of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +43,12 @@ def draw_pointmaps(
             [np.log(np.where(d > 0, d, np.nan)) for d in depths],
             [f"depth of {caption}" for caption in captions],
             photo_size_px,
-            lambda value: f"{np.exp(value):.3g}{unit}",
+            unit,
         ),
         _row(
             [np.log(np.maximum(c, 1e-9)) for c in confidences],
             [f"confidence of {caption}" for caption in captions],
             photo_size_px,
-            lambda value: f"{np.exp(value):.3g}",
         ),
     ]
     return stack(rows)
@@ -77,9 +76,9 @@ def value_colors(values: FloatArray, low: float, high: float) -> NDArray[np.uint
 
 
 def _row(
-    maps: Sequence[FloatArray], captions: Sequence[str], size_px: int, label: Callable[[float], str]
+    maps: Sequence[FloatArray], captions: Sequence[str], size_px: int, unit: str = ""
 ) -> Image.Image:
-    """Two maps on one scale of colours, with captions and the scale below."""
+    """Two maps of logarithms on one scale of colours, with captions and the scale below."""
     finite = np.concatenate([m[np.isfinite(m)] for m in maps])
     low, high = np.percentile(finite, [2, 98]) if len(finite) else (0.0, 1.0)
     pictures = []
@@ -102,13 +101,23 @@ def _row(
         draw.text((x + margin, middle), caption, fill=TEXT, font=font, anchor="lm")
         x += picture.width + GAP_PX
     middle = height + margin / 2 + 1.5 * line_px
-    draw.text((margin, middle), label(float(low)), fill=TEXT, font=font, anchor="lm")
-    start = margin + font.getlength(label(float(low))) + margin
+    ends = told_apart(float(np.exp(low)), float(np.exp(high)))
+    draw.text((margin, middle), ends[0] + unit, fill=TEXT, font=font, anchor="lm")
+    start = margin + font.getlength(ends[0] + unit) + margin
     bar_px = 10 * font_px
     colors = value_colors(np.arange(bar_px, dtype=float), 0, bar_px - 1)
     for step, color in enumerate(colors):
         place = [start + step, middle - font_px / 2, start + step, middle + font_px / 2]
         draw.line(place, fill=tuple(int(c) for c in color))
     end = start + bar_px + margin
-    draw.text((end, middle), label(float(high)), fill=TEXT, font=font, anchor="lm")
+    draw.text((end, middle), ends[1] + unit, fill=TEXT, font=font, anchor="lm")
     return canvas
+
+
+def told_apart(low: float, high: float) -> tuple[str, str]:
+    """Both numbers with three digits, or as many more as it takes to tell them apart."""
+    for digits in range(3, 8):
+        texts = f"{low:.{digits}g}", f"{high:.{digits}g}"
+        if texts[0] != texts[1]:
+            break
+    return texts

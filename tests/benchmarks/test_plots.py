@@ -126,6 +126,10 @@ def test_score_colors_cover_the_range_and_survive_odd_scores() -> None:
     low, high = score_colors(np.array([0.0, 5.0]))
     assert low[2] > low[0] and high[0] > high[2]
     assert score_colors(np.zeros(0)).shape == (0, 3)
+    # one that is far surer than all others does not make these alike
+    odds = score_colors(np.array([900.0, 3.0, 2.0, 1.0]))
+    np.testing.assert_array_equal(odds, score_colors(np.array([4.0, 3.0, 2.0, 1.0])))
+    np.testing.assert_array_equal(*score_colors(np.array([1.0, 2.0, 1.0, 3.0]))[[0, 2]])
     same = score_colors(np.full(4, 0.3))
     assert (same == same[0]).all()
     assert score_colors(np.array([np.nan, np.inf, 1.0])).shape == (3, 3)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.plots import plot_matches
-from benchmarks.pointmap_pictures import draw_pointmaps, stack, value_colors
+from benchmarks.pointmap_pictures import draw_pointmaps, stack, told_apart, value_colors
 from matching.pointmap import PairGeometry
 from matching.preprocess import NetworkFrame
 from matching.types import Matches
@@ -55,6 +55,18 @@ def test_values_become_colours() -> None:
     assert (colors[4] == colors[2]).all()
     assert np.ptp(colors[3]) < 10
     assert value_colors(np.zeros((2, 2)), 1.0, 1.0).shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "texts"),
+    [
+        (5.6, 21.81, ("5.6", "21.8")),
+        (1.00012, 1.00234, ("1", "1.002")),
+        (2.0, 2.0, ("2", "2")),
+    ],
+)
+def test_ends_of_a_scale_are_told_apart(low: float, high: float, texts: tuple[str, str]) -> None:
+    assert told_apart(low, high) == texts
 
 
 def test_stacked_pictures_keep_their_sizes() -> None:
