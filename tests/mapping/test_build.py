@@ -5,19 +5,24 @@ import json
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mapping import Map, MapOptions, PairOptions, ReconstructionOptions, build_map, stage_clock
 from mapping.inputs import given_cameras
 from mapping.reconstruct import structure_from_motion
 from matching import InputError
+from matching.types import View
 from tests.mapping.conftest import Place
 from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher, FakeWorld
+
+T = TypeVar("T")
 
 
 def test_known_poses_stay_exactly_as_they_are(place: Place, posed_map: Map) -> None:
@@ -194,6 +199,62 @@ def test_same_map_from_two_runs(place: Place, tmp_path) -> None:
             maps[0].cam_from_world(name).matrix(), maps[1].cam_from_world(name).matrix()
         )
     assert maps[0].fingerprint == maps[1].fingerprint
+
+
+def test_matches_beside_the_encoding_make_the_same_map(place: Place, tmp_path: Path) -> None:
+    class Aside(FakeMatcher):
+        encodes_aside = True
+
+    class Steps:
+        """How many pairs were matched when a step began."""
+
+        def __init__(self, matcher: FakeMatcher) -> None:
+            self.matcher = matcher
+            self.matched_before: dict[str, int] = {}
+
+        def __call__(
+            self, items: Iterable[T], description: str, total: int | None = None
+        ) -> Iterable[T]:
+            self.matched_before[description] = self.matcher.num_matched
+            return items
+
+    photos = tmp_path / "photos"
+    shutil.copytree(place.photos, photos)
+    (photos / "0002b.png").write_text("no photo")  # pairs are not those that were expected
+    maps, matched_early = [], []
+    for matcher in (FakeMatcher(place.world), Aside(place.world)):
+        steps = Steps(matcher)
+        maps.append(build_map(photos, tmp_path / type(matcher).__name__, matcher, progress=steps))
+        matched_early.append(steps.matched_before["matching photos"])
+        assert list(maps[-1].info.not_registered) == ["0002b.png"]
+        assert matcher.num_matched == len(place.names) * (len(place.names) - 1) // 2
+    assert matched_early[0] == 0 < matched_early[1]
+    assert maps[0].fingerprint == maps[1].fingerprint
+    for name in maps[0].image_names:
+        poses = [scene.cam_from_world(name).matrix() for scene in maps]
+        np.testing.assert_array_equal(poses[0], poses[1])
+
+
+def test_failed_reconstruction_stops_what_runs_beside_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: list[Any] = []
+    failed = threading.Event()
+
+    class Slow(FakeMatcher):
+        def local_descriptors(self, view: View) -> NDArray[np.float32]:
+            assert failed.wait(20)
+            described.append(view)
+            return super().local_descriptors(view)
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        threading.Timer(0.2, failed.set).start()
+        raise InputError("no model")
+
+    monkeypatch.setattr("mapping.build.structure_from_motion", fails)
+    with pytest.raises(InputError, match="no model"):
+        build_map(place.photos, tmp_path / "map", Slow(place.world))
+    assert len(described) <= 1, "only the view it was at"
 
 
 def test_up_to_date_map_is_opened_and_other_options_are_refused(place: Place, tmp_path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mapping.pair_matches import match_pairs
+from mapping.pair_matches import EarlyMatches, match_pairs
 from matching.progress import silent
 from matching.types import Matches, View
 from tests.mapping.fakes import FakeMatcher, FakeWorld
@@ -104,6 +104,26 @@ def test_other_options_match_again(pairs: list[tuple[str, str]], tmp_path: Path)
     other = CountingMatcher(options={"max_ratio": 0.7})
     run(other, pairs[:5], tmp_path)
     assert other.batches == [5]
+
+
+def test_early_matches_are_found_later(pairs: list[tuple[str, str]], tmp_path: Path) -> None:
+    keys = {str(number): f"key {number}" for number in range(60)}
+    known: set[str] = set()
+
+    def load(name: str) -> View:
+        assert name in known, "not encoded yet"
+        return view(int(name))
+
+    early = CountingMatcher()
+    matches = EarlyMatches(pairs, load, keys, early, tmp_path)
+    for name in [str(number) for number in range(40, 0, -1) if number != 30]:  # 30 is unreadable
+        known.add(name)
+        matches.encoded(name)
+    assert sorted(early.batches) == [1] * 10 + [6, 16], "all but the batch with photo 30"
+    later = CountingMatcher()
+    stored = run(later, [pair for pair in pairs if "30" not in pair], tmp_path)
+    # the partners that follow photo 30 moved to other batches
+    assert later.batches == [16, 5] and len(stored) == len(pairs) - 1
 
 
 def test_no_pairs(tmp_path: Path) -> None:
