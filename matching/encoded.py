@@ -5,8 +5,8 @@ offset of the network image), the network's further encodings, each (C, h, w) in
 of its channels as ``NAME_step`` (C,) float32, and with coarse to fine ``pixels`` (H, W, 3) uint8,
 the photo itself, shrunken to what is matched at last.
 
-Further encodings are most of what a map stores. A byte per value instead of two changes neither
-the number of right matches nor their errors (benchmarks/results/neural_maps.md).
+Further encodings are most of what a map stores. A byte per value instead of two changes the number
+of right matches by 0.2 % and their errors not at all (benchmarks/results/neural_maps.md).
 """
 
 from collections.abc import Sequence
