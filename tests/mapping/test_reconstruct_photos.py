@@ -189,11 +189,12 @@ def test_memory_limits_the_grid(photos: Path, views: list[RenderedView]) -> None
 
 
 def test_the_same_photos_give_the_same_bytes(photos: Path, views: list[RenderedView]) -> None:
-    run(photos, views, Faults(noise=0.02))
+    few = AlignmentOptions(num_iterations=8)  # all that is not repeatable shows from the first
+    run(photos, views, Faults(noise=0.02), alignment=few)
     first = {
         f: (photos.parent / "out" / f).read_bytes() for f in ("points.ply", "sparse/images.bin")
     }
-    run(photos, views, Faults(noise=0.02))
+    run(photos, views, Faults(noise=0.02), alignment=few)
     for name, data in first.items():
         assert (photos.parent / "out" / name).read_bytes() == data
 
