@@ -132,7 +132,9 @@ class SiftMatcher(Matcher):
         ):
             for image in images:
                 waiting.append(pool.submit(self._encode_aside, image, work))
-                if len(waiting) > threads:  # bounds how many decoded photos are in memory
+                # bounds how many decoded photos are in memory; threads have work while the caller
+                # does something with a view
+                if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
