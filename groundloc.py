@@ -364,14 +364,11 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
             shard=arguments.shard,
             executor=arguments.executor,
             limit=arguments.limit,
+            out=arguments.out,
+            check=arguments.check,
+            dry_run=arguments.dry_run,
         )
-    result = call.run(
-        arguments.root,
-        arguments.out,
-        check=arguments.check,
-        dry_run=arguments.dry_run,
-        progress=_progress(arguments),
-    )
+    result = call.run(arguments.root, progress=_progress(arguments))
     _say(arguments, result.to_text())
     return result.to_dict()
 

@@ -17,6 +17,7 @@ from benchmarks.run import (
     Unfinished,
     benchmark_options,
     check_benchmark,
+    check_limit,
     plan_benchmark,
     run_benchmark,
 )
@@ -36,6 +37,9 @@ class BenchmarkCall:
     shard: Part
     executor: Executor
     limit: int | None = None
+    out: str | None = None
+    check: bool = False
+    dry_run: bool = False
 
     @staticmethod
     def of(
@@ -47,6 +51,9 @@ class BenchmarkCall:
         shard: str = "0/1",
         executor: str = "local",
         limit: int | None = None,
+        out: str | None = None,
+        check: bool = False,
+        dry_run: bool = False,
     ) -> "BenchmarkCall":
         """Check the arguments of a call.
 
@@ -58,6 +65,9 @@ class BenchmarkCall:
             shard: ``I/N``.
             executor: ``local`` or ``ray``.
             limit: At most so many queries of each scene, or pairs.
+            out: Folder for predictions and reports; needed to run.
+            check: Only verify the download.
+            dry_run: Only plan the run.
 
         Raises:
             InputError: Something is wrong with them.
@@ -71,7 +81,7 @@ class BenchmarkCall:
             )
         if executor not in get_args(Executor):
             raise InputError(f"--executor is one of {', '.join(get_args(Executor))}")
-        return BenchmarkCall(
+        call = BenchmarkCall(
             name=name,
             options=benchmark_options(name, own),
             matcher=MatcherSpec(
@@ -80,29 +90,24 @@ class BenchmarkCall:
             shard=Part.parse(shard),
             executor="ray" if executor == "ray" else "local",
             limit=limit,
+            out=out,
+            check=check,
+            dry_run=dry_run,
         )
+        check_limit(limit)
+        if check and dry_run:
+            raise InputError("--check verifies the download, --dry-run plans a run: give one")
+        if out is None and not (check or dry_run):
+            raise InputError("a run needs a folder for its predictions: give --out DIR")
+        return call
 
     def run(
-        self,
-        root: PathLike,
-        out: PathLike | None,
-        *,
-        check: bool = False,
-        dry_run: bool = False,
-        progress: Progress = silent,
+        self, root: PathLike, *, progress: Progress = silent
     ) -> Scores | Unfinished | Check | Plan:
-        """Run the benchmark, check the download, or plan the run.
-
-        Args:
-            root: The data set.
-            out: Folder for predictions and reports; needed to run.
-            check: Only verify the download.
-            dry_run: Only plan the run.
-            progress: Wraps every long loop.
-        """
-        if check:
+        """Run the benchmark on the data set, check the download, or plan the run."""
+        if self.check:
             return check_benchmark(self.name, root, options=self.options, progress=progress)
-        if dry_run:
+        if self.dry_run or self.out is None:
             return plan_benchmark(
                 self.name,
                 root,
@@ -111,12 +116,10 @@ class BenchmarkCall:
                 limit=self.limit,
                 shard=self.shard,
             )
-        if out is None:
-            raise InputError("a run needs a folder for its predictions: give --out DIR")
         result: Scores | Unfinished = run_benchmark(
             self.name,
             root,
-            out,
+            self.out,
             matcher=self.matcher,
             options=self.options,
             limit=self.limit,

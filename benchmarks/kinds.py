@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.datasets.pair_task import PairSet, PairsOptions
+from benchmarks.datasets.photo_check import damage
 from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, SceneCounts
 from benchmarks.jobs import Job
 from benchmarks.localization import (
@@ -140,13 +141,15 @@ class LocalizationBenchmark:
     def plan(self, job: Job, shard: Part, matcher: Matcher) -> Plan:
         dataset, options = self._dataset(job), job.options
         units = self.units(job, shard)
-        num_map, num_queries, num_map_pairs = 0, 0, 0
+        num_map, num_queries, num_map_pairs, num_query_pairs = 0, 0, 0, 0
         photos: list[Path] = []
         for unit in units:
             task = dataset.read(unit.scene).first_queries(job.limit)
             posed = options.map_poses != "sfm" and task.reference is not None
             num_map += len(task.map_names)
-            num_queries += len(unit.part.of(list(task.query_cameras)))
+            asked = len(unit.part.of(list(task.query_cameras)))
+            num_queries += asked
+            num_query_pairs += asked * min(options.localizer.top_k, len(task.map_names))
             num_map_pairs += count_map_pairs(len(task.map_names), options.map, has_poses=posed)
             photos = photos or [task.images / name for name in task.map_names[:2]]
         if len(photos) < 2:
@@ -156,17 +159,19 @@ class LocalizationBenchmark:
             num_map_photos=num_map,
             num_queries=num_queries,
             num_map_pairs=num_map_pairs,
-            num_query_pairs=num_queries * options.localizer.top_k * options.num_seeds,
+            num_query_pairs=num_query_pairs * options.num_seeds,
             **measure(matcher, *photos),
         )
 
     def check(self, job: Job, progress: Progress) -> Check:
         dataset = self._dataset(job)
         counts = []
+        damaged: list[str] = []
         num_map = num_queries = 0
         for name in progress(dataset.scenes, "check", total=len(dataset.scenes)):
             task = dataset.read(name)
             task.known_poses()
+            damaged += _damaged(task.images, [*task.map_names, *task.query_cameras], progress)
             map_photos = len(task.map_names) + task.num_unused
             num_map += map_photos
             num_queries += len(task.query_cameras)
@@ -187,8 +192,8 @@ class LocalizationBenchmark:
             counts.append(Count(what="all maps", found=num_map, published=total.map))
             counts.append(Count(what="all queries", found=num_queries, published=total.queries))
         absent = [name for name in dataset.counts if name not in dataset.scenes]
-        notes = [*dataset.notes, *(f"scene {name} is not there" for name in absent)]
-        return Check(title=dataset.title, counts=counts, notes=notes)
+        notes = [*dataset.notes, *([f"scenes not there: {', '.join(absent)}"] if absent else [])]
+        return Check(title=dataset.title, counts=counts, damaged=damaged, notes=notes)
 
     def _map(
         self, job: Job, name: str, matcher: Matcher, progress: Progress
@@ -275,8 +280,15 @@ class PairsBenchmark:
             Count(what="pairs", found=len(pair_set.pairs), published=pair_set.num_published),
             Count(what="photos", found=len(names)),
         ]
-        return Check(title=pair_set.title, counts=counts)
+        damaged = _damaged(pair_set.images, sorted(names), progress)
+        return Check(title=pair_set.title, counts=counts, damaged=damaged)
 
     def _pair_set(self, job: Job) -> PairSet:
         pair_set = self.open(job.root, job.options)
         return replace(pair_set, pairs=pair_set.pairs[: job.limit])
+
+
+def _damaged(folder: Path, names: Sequence[str], progress: Progress) -> list[str]:
+    """What is wrong with the photos, one line each."""
+    found = (damage(folder / name) for name in progress(names, "photos", total=len(names)))
+    return [what for what in found if what]

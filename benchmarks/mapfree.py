@@ -19,6 +19,7 @@ from benchmarks.datasets.mapfree_scene import (
     read_mapfree_scene,
     scene_folders,
 )
+from benchmarks.datasets.photo_check import damage
 from benchmarks.given_depth import baseline_from_depth, with_length
 from benchmarks.jobs import Job
 from benchmarks.journal import Journal, Record
@@ -168,11 +169,14 @@ class MapfreeBenchmark:
         split = job.options.split
         folders = scene_folders(job.root, split)
         photos = queries = 0
+        damaged: list[str] = []
         for folder in progress(folders, "check", total=len(folders)):
             scene = read_mapfree_scene(folder)
             read_device_poses(scene)
             if job.options.depth is not None:
                 read_depth(scene, REFERENCE, job.options.depth)
+            found = (damage(scene.folder / name) for name in (REFERENCE, *scene.names))
+            damaged += [what for what in found if what]
             photos += 1 + len(scene.names)
             queries += len(scene.scored)
         counts = [
@@ -180,7 +184,7 @@ class MapfreeBenchmark:
             Count(what="photos", found=photos),
             Count(what="frames scored by the single-frame track", found=queries),
         ]
-        return Check(title=f"Map-free, {split}", counts=counts)
+        return Check(title=f"Map-free, {split}", counts=counts, damaged=damaged)
 
     def _scene(self, job: Job, name: str) -> MapfreeScene:
         return read_mapfree_scene(job.root / job.options.split / name)

@@ -13,6 +13,7 @@ from matching.files import existing_file
 from matching.images import read_image
 from matching.matcher import Matcher
 
+_MAX_LISTED = 20  # damaged photos that the terminal lists
 _BYTES_PER_MATCH = 24  # rows, score and their share of the database, as measured on maps
 
 
@@ -67,12 +68,23 @@ class Plan:
                 f"photos        {self.num_map_photos} to map, {self.num_queries} to localize",
                 f"pairs         {self.num_map_pairs} for the maps, {self.num_query_pairs} with "
                 "queries",
-                f"time          {self.hours:.2f} h on one worker ("
+                f"time          {_duration(self.hours)} on one worker ("
                 f"{self.seconds_per_encoding:.3f} s per photo, {self.seconds_per_pair:.3f} s per "
                 "pair, measured on two photos here; reconstruction and poses come on top)",
-                f"disk          {self.disk_bytes / 1e9:.2f} GB",
+                f"disk          {_size(self.disk_bytes)}",
             ]
         )
+
+
+def _duration(hours: float) -> str:
+    for unit, seconds in (("h", 3600), ("min", 60)):
+        if hours * 3600 >= seconds:
+            return f"{hours * 3600 / seconds:.1f} {unit}"
+    return f"{hours * 3600:.1f} s"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def count_map_pairs(num_photos: int, options: MapOptions, *, has_poses: bool) -> int:
@@ -124,26 +136,37 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What ``--check`` found: every file a run needs was there, and so many photos."""
+    """What ``--check`` found: every file a run needs was there, and so many photos.
+
+    Attributes:
+        title: The data set with its version.
+        counts: Of photos and scenes.
+        damaged: What is wrong with each damaged photo.
+        notes: What else to know.
+    """
 
     title: str
     counts: Sequence[Count]
+    damaged: Sequence[str] = ()
     notes: Sequence[str] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether no count differs from the published one."""
-        return all(count.agrees for count in self.counts)
+        """Whether no count differs from the published one, and no photo is damaged."""
+        return not self.failure
 
     @property
     def failure(self) -> str:
-        """The counts that differ in one line; empty if none does."""
+        """What is wrong in one line; empty if nothing is."""
         differing = [
             f"{count.what} {count.found} (published: {count.published})"
             for count in self.counts
             if not count.agrees
         ]
-        return f"not the whole published set: {', '.join(differing)}" if differing else ""
+        parts = [f"not the whole published set: {', '.join(differing)}"] if differing else []
+        if self.damaged:
+            parts.append(f"{len(self.damaged)} damaged photos, such as: {self.damaged[0]}")
+        return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -152,6 +175,7 @@ class Check:
             "complete": self.complete,
             "failure": self.failure,
             "counts": [{**vars(count), "agrees": count.agrees} for count in self.counts],
+            "damaged": list(self.damaged),
             "notes": list(self.notes),
         }
 
@@ -163,5 +187,8 @@ class Check:
             told = "" if count.published is None else f"  (published: {count.published})"
             wrong = "" if count.agrees else "  DIFFERS"
             lines.append(f"{count.what:<{width}}  {count.found:>7}{told}{wrong}")
-        lines.append("all files are there" if self.complete else "some counts differ")
+        lines += [f"damaged: {what}" for what in self.damaged[:_MAX_LISTED]]
+        if len(self.damaged) > _MAX_LISTED:
+            lines.append(f"and {len(self.damaged) - _MAX_LISTED} more damaged photos")
+        lines += ["all files are there"] if self.complete else []
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

@@ -132,6 +132,7 @@ class Report:
                 )
             )
         listed = [_table(rows), ""] if len(rows) > 1 else []
+        listed += [self.title] if self.title else []
         lines = [*listed, f"localized          {self.num_localized} of {self.num_queries}"]
         if self.unscored:
             without = f"{sum(self.unscored.values())} of {len(self.unscored)}"
@@ -265,6 +266,7 @@ class PairsReport:
     def to_text(self) -> str:
         """The summary for the terminal."""
         lines = [
+            *([self.title] if self.title else []),
             f"pairs              {self.num_pairs}, {self.num_estimated} with a pose",
             f"matches            median {self.median_matches:g}, inliers {self.median_inliers:g}",
         ]

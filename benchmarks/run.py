@@ -1,9 +1,11 @@
 """`run_benchmark`: predictions first, scores second, one data set per call."""
 
+import itertools
 import json
+import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +24,8 @@ from matching.options import build_options, options_as_dict
 from matching.progress import Progress, silent
 
 Executor = Literal["local", "ray"]
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"  # which benchmark a folder holds the predictions of, with its options
 
@@ -91,8 +95,10 @@ def run_benchmark(
             that other options made.
     """
     kind, job = _job(name, root, out, options, limit)
-    job.out.mkdir(parents=True, exist_ok=True)
+    if job.out.exists() and not job.out.is_dir():
+        raise InputError(f"'{out}' is a file, but a run writes a folder: give another --out")
     units = kind.units(job, shard)
+    job.out.mkdir(parents=True, exist_ok=True)
     if executor == "ray":
         if isinstance(matcher, Matcher):
             raise InputError("Ray's workers load the matcher themselves: give a MatcherSpec")
@@ -126,6 +132,11 @@ def score_run(kind: Benchmark, job: Job, method: str, progress: Progress = silen
     write_text_atomic(job.out / "report.txt", report.to_text() + "\n")
     pictures = write_charts(report, job.out)
     write_text_atomic(job.out / "report.md", to_markdown(report, job.name, method, pictures))
+    logger.info(
+        "wrote '%s', with report.json, report.txt and %d charts beside it",
+        job.out / "report.md",
+        len(pictures),
+    )
     return report
 
 
@@ -176,8 +187,30 @@ def _job(
         raise InputError(
             f"benchmark {name} takes {kind.options.__name__}, got {type(options).__name__}"
         )
-    if limit is not None and limit < 1:
-        raise InputError(f"limit must be at least 1, got {limit}")
+    check_limit(limit)
     # Absolute: workers of a cluster run in folders of their own.
     root, out = existing_folder(root, "data set").resolve(), Path(out).absolute()
-    return kind, Job(name=name, root=root, out=out, options=options, limit=limit)
+    job = Job(name=name, root=root, out=out, options=options, limit=limit)
+    _check_root(kind, job)
+    return kind, job
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise `InputError` unless a limit lets something through."""
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be at least 1, got {limit}")
+
+
+def _check_root(kind: Benchmark, job: Job) -> None:
+    """Refuse a root that holds no such data set; if the folder above or one below does, say so."""
+    try:
+        kind.units(job, WHOLE)
+    except InputError as error:
+        below = (path for path in sorted(job.root.iterdir()) if path.is_dir())
+        for folder in (job.root.parent, job.root.parent.parent, *itertools.islice(below, 50)):
+            try:
+                kind.units(replace(job, root=folder), WHOLE)
+            except InputError:
+                continue
+            raise InputError(f"{error}; did you mean '{folder}'?") from error
+        raise

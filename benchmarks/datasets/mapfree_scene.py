@@ -144,9 +144,12 @@ def read_depth(scene: MapfreeScene, name: str, kind: str) -> NDArray[np.float32]
     Raises:
         InputError: There is no such file, or it is no 16 bit image.
     """
-    file = existing_file(
-        (scene.folder / name).with_suffix(f".{kind}.png"), f"depth map of kind '{kind}'"
-    )
+    photo = scene.folder / name
+    file = photo.with_suffix(f".{kind}.png")
+    if not file.is_file():
+        kinds = sorted(p.name.split(".")[1] for p in photo.parent.glob(f"{photo.stem}.*.png"))
+        there = f"there are {', '.join(kinds)}" if kinds else "there are none of any kind"
+        raise InputError(f"no depth map '{file}' of kind '{kind}' ({there})")
     return np.nan_to_num(read_depth_mm(file)).astype(np.float32)
 
 

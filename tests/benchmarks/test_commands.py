@@ -56,7 +56,9 @@ def test_a_voided_submission_fails_with_the_reason(
             "unknown benchmark 'aachn'; did you mean 'aachen'? (known: 12sc",
         ),
         (["benchmark", "mapfree", ".", "--set", "matcher=sift"], 2, "chosen with --matcher sift"),
-        (["benchmark", "mapfree", "."], 1, "give --out DIR"),
+        (["benchmark", "mapfree", "."], 2, "give --out DIR"),
+        (["benchmark", "mapfree", ".", "--out", "x", "--limit", "0"], 2, "limit must be at least"),
+        (["benchmark", "mapfree", ".", "--check", "--dry-run"], 2, "give one"),
         (["benchmark", "mapfree", "nowhere", "--check"], 1, "no data set 'nowhere'"),
         (["evaluate", "a.txt", ".", "--protocol", "aachn"], 2, "did you mean 'aachen'?"),
         (["evaluate", "a", ".", "--protocol", "cmu", "--set", "num_seed=2"], 2, "'num_seeds'"),
@@ -85,7 +87,7 @@ def test_a_check_that_finds_a_difference_fails_and_says_which(
     names = ["seq0/frame_00000.jpg", "seq1/frame_00000.jpg"]
     for name in names:  # a check counts photos, it does not decode them
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
+        (folder / name).write_bytes(b"\xff\xd8\xff\xd9")
     (folder / "intrinsics.txt").write_text("".join(f"{n} 50 50 24 32 48 64\n" for n in names))
     for file in ("poses.txt", "poses_device.txt"):
         (folder / file).write_text("".join(f"{name} 1 0 0 0 0 0 0\n" for name in names))

@@ -189,7 +189,7 @@ def test_without_truth_a_run_reports_what_is_known(
 
 
 def test_options_and_names_are_checked(place: Place, matcher: FakeMatcher) -> None:
-    with pytest.raises(InputError, match=r"unknown benchmark 'colmpa' \(known: .*colmap"):
+    with pytest.raises(InputError, match=r"unknown benchmark 'colmpa'; did you mean 'colmap'"):
         run_benchmark("colmpa", place.folder, place.folder / "x", matcher=matcher)
     with pytest.raises(InputError, match="limit must be at least 1"):
         run_benchmark("pairs", place.folder, place.folder / "x", matcher=matcher, limit=0)

@@ -378,6 +378,7 @@ def test_a_check_counts_against_the_published_numbers(two: TwoScenes) -> None:
         ("hall queries", 3, 4),
     ]
     assert "DIFFERS" in check.to_text() and "all files are there" not in check.to_text()
+    assert check.failure.startswith("not the whole published set: hall queries 3 (published: 4), ")
     missing = two.root / "yard" / "db" / "1.png"
     hidden = missing.rename(missing.with_suffix(".hidden"))
     with pytest.raises(InputError, match=r"yard: no photo '.*1\.png'"):

@@ -270,3 +270,36 @@ def test_check_counts_against_the_published_numbers(name: str, miniature: Miniat
     # a miniature is no complete download, and where the publishers say so it shows
     published = {"aachen", "cambridge", "7scenes", "12scenes", "inloc", "robotcar"}
     assert check.complete == (name not in published)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_folder_beside_is_offered(name: str, miniature: Miniatures, tmp_path: Path) -> None:
+    """One folder too deep or too high is what is most often typed."""
+    root = miniature(name).root
+    (tmp_path / "data").symlink_to(root)
+    if name != "kapture":  # a folder of kapture folders is a data set of several scenes
+        with pytest.raises(InputError, match=rf"; did you mean '{tmp_path}/data'\?"):
+            check_benchmark(name, tmp_path)
+    below = sorted(p for p in root.iterdir() if p.is_dir())[-1]
+    with pytest.raises(InputError, match=rf"; did you mean '{root}'\?"):
+        check_benchmark(name, below)
+
+
+def test_photos_that_broke_off_are_found(miniature: Miniatures, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for name, photos in (
+        ("aachen", ("images_upright/db/1045.jpg", "images_upright/query/day/nexus4/*.jpg")),
+        ("7scenes", ("chess/seq-01/frame-000000.color.png",)),
+    ):
+        shutil.copytree(miniature(name).root, root, dirs_exist_ok=True)
+        assert check_benchmark(name, root).damaged == []
+        for pattern in photos:
+            photo = next(root.glob(pattern))
+            photo.write_bytes(photo.read_bytes()[:-4000])
+        check = check_benchmark(name, root)
+        assert len(check.damaged) == len(photos) and not check.complete
+        assert f"{len(photos)} damaged photos, such as: '" in check.failure
+        # what a camera writes after the end of a photo is no damage
+        whole = next(root.glob(photos[0]))
+        whole.write_bytes((miniature(name).root / photos[0]).read_bytes() + bytes(100_000))
+        assert len(check_benchmark(name, root).damaged) == len(photos) - 1

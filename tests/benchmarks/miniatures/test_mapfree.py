@@ -163,7 +163,7 @@ def test_the_reader_gives_what_was_rendered(run: Run) -> None:
     assert (camera.width, camera.height) == (540, 720)
     depth = read_depth(scene, REFERENCE, DEPTH_KIND)
     assert depth.shape == (720, 540) and 0.5 < np.median(depth[depth > 0]) < 20
-    with pytest.raises(InputError, match="depth map of kind 'dpt'"):
+    with pytest.raises(InputError, match=r"of kind 'dpt' \(there are rendered\)"):
         read_depth(scene, REFERENCE, "dpt")
 
 
