@@ -20,6 +20,8 @@ from matching.types import Matches
 
 logger = logging.getLogger(__name__)
 
+_TEMPERATURE = 0.05  # of the InfoNCE that `small` is trained with
+
 
 class MatchingOptions(Protocol):
     """The options of `matching.mast3r.Mast3rOptions` that are read here."""
@@ -94,6 +96,7 @@ class PairDecoder:
         self.min_confidence = min_confidence
         self._subpixel = subpixel
         self._placing: Literal["window", "peak"] = "window" if trained_to_place else "peak"
+        self._temperature = _TEMPERATURE if trained_to_place else None
         self._has_descriptors = bool(engine.network.config.desc_dim)
         self._stride = engine.network.descriptor_stride
 
@@ -151,7 +154,13 @@ class PairDecoder:
         vectors, confidence = prediction.descriptors, prediction.descriptor_confidence
         assert vectors is not None and confidence is not None
         return [
-            Grid(vectors=v, confidence=c, stride=self._stride, placing=self._placing)
+            Grid(
+                vectors=v,
+                confidence=c,
+                stride=self._stride,
+                placing=self._placing,
+                temperature=self._temperature,
+            )
             for v, c in zip(vectors, confidence, strict=True)
         ]
 
