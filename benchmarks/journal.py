@@ -57,14 +57,18 @@ class Journal:
             write_text_atomic(self._own, whole.decode("utf-8"))
 
     def join(self, names: Sequence[str]) -> dict[str, Record] | None:
-        """All predictions in the order of the names, in one file; None while some are missing."""
+        """All predictions in the order of the names, in one file; None while some are missing.
+
+        The file keeps those of other names too, behind them: of a run without this one's limit.
+        """
         found = self.records()
         if any(name not in found for name in names):
             return None
         records = {name: found[name] for name in names}
         parts = sorted(self.joined.parent.glob(self._pattern))
         if parts or not self.joined.exists():
-            text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records.values())
+            everything = {**records, **found}
+            text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in everything.values())
             write_text_atomic(self.joined, text)
         for part in parts:
             part.unlink(missing_ok=True)

@@ -8,18 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.claims import claim_folder, read_claim
 from benchmarks.datasets.pair_task import PairSet, PairsOptions
 from benchmarks.datasets.photo_check import damage
 from benchmarks.datasets.task import LocalizationDataset, LocalizationTask, SceneCounts
 from benchmarks.jobs import Job
-from benchmarks.localization import (
-    MapSummary,
-    claim_folder,
-    localize_task,
-    map_task,
-    read_claim,
-    seed_runs,
-)
+from benchmarks.localization import MapSummary, localize_task, map_task, seed_runs
 from benchmarks.options import LocalizationOptions
 from benchmarks.pair_scores import score_all_seeds
 from benchmarks.plan import Check, Count, Plan, count_map_pairs, measure
@@ -232,7 +226,7 @@ class PairsBenchmark:
             predicting.pop(scoring, None)
         pairs = [[pair.image0, pair.image1] for pair in self._pair_set(job).pairs]
         made_by = {"options": predicting, "matcher": matcher.describe(), "pairs": pairs}
-        claim_folder(job.out, made_by)
+        claim_folder(job.out, made_by, growing="pairs")
 
     def prepare(self, job: Job, unit: Unit, matcher: Matcher, progress: Progress) -> None:
         pass  # pairs share nothing

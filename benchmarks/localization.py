@@ -5,6 +5,7 @@ Of a scene stay ``map/``, ``results.jsonl``, ``poses.txt``, ``options.json`` (wh
 """
 
 import fcntl
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 import pycolmap
 
 from benchmarks.align import AlignmentError, align_poses
+from benchmarks.claims import claim_folder
 from benchmarks.datasets.task import LocalizationTask
 from benchmarks.evaluate import EvaluationOptions, evaluate, report_without_truth, true_poses
 from benchmarks.journal import Journal
@@ -24,12 +26,11 @@ from benchmarks.shards import WHOLE, Part
 from localize.localizer import Localizer
 from localize.results import Localization, write_poses
 from mapping.build import OtherMapError, build_map
-from mapping.info import groundloc_version
 from mapping.map import Map
 from matching.errors import InputError
 from matching.files import existing_file, write_text_atomic
 from matching.matcher import Matcher
-from matching.options import first_difference, options_as_dict
+from matching.options import options_as_dict
 from matching.progress import Progress, silent
 
 RESULTS = "results"  # stem of the files of a scene's predictions
@@ -110,17 +111,20 @@ def localize_task(
     cameras = task.query_cameras
     if options.query_intrinsics == "unknown":
         cameras = dict.fromkeys(cameras)
-    claim_folder(
+    grown = claim_folder(
         folder,
         {
             "localizer": _plain(options.localizer),
             "query_intrinsics": options.query_intrinsics,
-            "retrieval_pairs": None if task.retrieval is None else options.retrieval_pairs,
+            "retrieval_pairs": None if task.retrieval is None else _digest(task.retrieval),
             "matcher": matcher.describe(),
             "map": scene.fingerprint,
             "queries": list(cameras),
         },
+        growing="queries",
     )
+    if grown:
+        (folder / "poses.txt").unlink(missing_ok=True)
     journal = Journal(folder, RESULTS, part)
     journal.cut()
     done = journal.records()
@@ -264,39 +268,6 @@ def score_task(
     )
 
 
-def claim_folder(folder: Path, made_by: Mapping[str, Any]) -> None:
-    """Note in ``options.json`` what makes the predictions, or check that it is the same.
-
-    Raises:
-        InputError: The folder holds predictions made otherwise; the field that differs is named.
-    """
-    made_by = {"groundloc_version": groundloc_version(), **made_by}
-    file = folder / "options.json"
-    if not file.exists():
-        write_text_atomic(file, json.dumps(made_by, indent=1, ensure_ascii=False) + "\n")
-        return
-    field_name = first_difference(read_claim(folder), json.loads(json.dumps(made_by)))
-    if field_name is not None:
-        raise InputError(
-            f"'{folder}' holds predictions made with another '{field_name}': "
-            "give another --out folder"
-        )
-
-
-def read_claim(folder: Path) -> dict[str, Any]:
-    """What `claim_folder` noted.
-
-    Raises:
-        InputError: There is nothing, or it is damaged.
-    """
-    file = existing_file(folder / "options.json", "record of what made the predictions")
-    try:
-        claim: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"'{file}' is damaged: give another --out folder") from error
-    return claim
-
-
 def map_statistics(scene: Map) -> dict[str, Any]:
     """What a report says of the map."""
     model = scene.reconstruction
@@ -308,6 +279,12 @@ def map_statistics(scene: Map) -> dict[str, Any]:
         "mean_track_length": model.compute_mean_track_length(),
         "not_registered": dict(scene.info.not_registered),
     }
+
+
+def _digest(retrieval: Mapping[str, Any]) -> str:
+    """What a retrieval list says, wherever it lies."""
+    listed = sorted((query, list(found)) for query, found in retrieval.items())
+    return hashlib.sha256(repr(listed).encode()).hexdigest()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
+from benchmarks.claims import claim_folder
 from benchmarks.datasets.mapfree_scene import (
     NUM_SCENES,
     REFERENCE,
@@ -23,7 +24,6 @@ from benchmarks.datasets.photo_check import damage
 from benchmarks.given_depth import baseline_from_depth, with_length
 from benchmarks.jobs import Job
 from benchmarks.journal import Journal, Record
-from benchmarks.localization import claim_folder
 from benchmarks.mapfree_confidence import mapfree_confidence
 from benchmarks.mapfree_report import MapfreeReport, score_zip
 from benchmarks.mapfree_submission import EstimateLine, write_mapfree_zip
@@ -75,7 +75,8 @@ class MapfreeBenchmark:
     def claim(self, job: Job, matcher: Matcher) -> None:
         predicting = options_as_dict(job.options)
         del predicting["num_bootstrap"]
-        made_by = {"options": predicting, "matcher": matcher.describe(), "limit": job.limit}
+        # a run with another limit goes on: each scene's frames are told by their names
+        made_by = {"options": predicting, "matcher": matcher.describe()}
         claim_folder(job.out, made_by)
         (job.out / _PREDICTIONS).mkdir(exist_ok=True)
 

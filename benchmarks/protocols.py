@@ -1,6 +1,5 @@
 """`groundloc evaluate --protocol NAME`: scores of predictions that are on disk, by a benchmark."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from benchmarks.mapfree import MapfreeBenchmark
 from benchmarks.mapfree_report import score_zip
 from benchmarks.options import LocalizationOptions
 from benchmarks.registry import benchmark
-from benchmarks.run import RUN_FILE, score_run
+from benchmarks.run import read_run, score_run
 from benchmarks.scores import ScoredScene, combine_scenes
 from localize.results import read_poses
 from matching.errors import InputError
@@ -73,16 +72,11 @@ def evaluate_protocol(
 
 
 def _record(folder: Path, name: str) -> dict[str, Any]:
-    file = folder / RUN_FILE
-    if not file.is_file():
-        raise InputError(f"'{folder}' holds no run of a benchmark: it has no {RUN_FILE}")
-    try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        benchmark_name, _, _ = record["benchmark"], record["method"], record["options"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"'{file}' is damaged: run the benchmark again") from error
-    if benchmark_name != name:
-        raise InputError(f"'{folder}' holds a run of benchmark {benchmark_name}, not of {name}")
+    record = read_run(folder)
+    if record["benchmark"] != name:
+        raise InputError(
+            f"'{folder}' holds a run of benchmark {record['benchmark']}, not of {name}"
+        )
     return record
 
 

@@ -97,8 +97,11 @@ def run_benchmark(
     kind, job = _job(name, root, out, options, limit)
     if job.out.exists() and not job.out.is_dir():
         raise InputError(f"'{out}' is a file, but a run writes a folder: give another --out")
+    if job.out.resolve() == job.root:
+        raise InputError(f"'{out}' is the data set itself: give another --out")
     units = kind.units(job, shard)
     job.out.mkdir(parents=True, exist_ok=True)
+    _refuse_other_run(job)
     if executor == "ray":
         if isinstance(matcher, Matcher):
             raise InputError("Ray's workers load the matcher themselves: give a MatcherSpec")
@@ -193,6 +196,29 @@ def _job(
     job = Job(name=name, root=root, out=out, options=options, limit=limit)
     _check_root(kind, job)
     return kind, job
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What `run_benchmark` noted of the run in a folder: benchmark, method, limit, options.
+
+    Raises:
+        InputError: There is nothing, or it is damaged.
+    """
+    file = folder / RUN_FILE
+    if not file.is_file():
+        raise InputError(f"'{folder}' holds no run of a benchmark: it has no {RUN_FILE}")
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        _ = record["benchmark"], record["method"], record["options"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"'{file}' is damaged: delete it and run the benchmark again") from error
+    return record
+
+
+def _refuse_other_run(job: Job) -> None:
+    """Predictions of two benchmarks in one folder would overwrite each other's reports."""
+    if (job.out / RUN_FILE).exists() and (other := read_run(job.out)["benchmark"]) != job.name:
+        raise InputError(f"'{job.out}' holds a run of benchmark {other}: give another --out folder")
 
 
 def check_limit(limit: int | None) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims import read_claim
 from benchmarks.datasets.task import LocalizationDataset
 from benchmarks.evaluate import intervals, mean_seconds
 from benchmarks.journal import Journal
-from benchmarks.localization import RESULTS, MapSummary, read_claim, score_task, seed_runs
+from benchmarks.localization import RESULTS, MapSummary, score_task, seed_runs
 from benchmarks.options import LocalizationOptions
 from benchmarks.report import QueryScore, Report
 from benchmarks.submissions import write_submission

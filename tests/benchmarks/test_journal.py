@@ -40,6 +40,15 @@ def test_parts_are_joined_in_the_order_of_the_list(tmp_path: Path) -> None:
     assert (tmp_path / "results.jsonl").read_bytes() == text
 
 
+def test_predictions_of_a_higher_limit_are_kept(tmp_path: Path) -> None:
+    for name in reversed(NAMES):
+        Journal(tmp_path, "results").append(record(name))
+    assert list(Journal(tmp_path, "results").join(NAMES[:2]) or ()) == NAMES[:2]
+    assert list(Journal(tmp_path, "results").records()) == NAMES
+    Journal(tmp_path, "results").append(record("d"))
+    assert list(Journal(tmp_path, "results").join([*NAMES, "d"]) or ()) == [*NAMES, "d"]
+
+
 def test_damage_in_the_middle_is_named(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text('{"name": "a"}\nnonsense\n{"name": "b"}\n')
     with pytest.raises(InputError, match=r"results\.jsonl' line 2 is no prediction"):

@@ -240,6 +240,35 @@ def test_a_map_of_other_options_is_told_with_what_this_command_can_do(
     (out / "hall" / "map" / "hidden").rename(out / "hall" / "map" / "map.json")
 
 
+def test_a_run_with_a_limit_goes_on_without_it(two: TwoScenes, out: Path, tmp_path: Path) -> None:
+    run_benchmark("two", two.root, tmp_path, matcher=two.matcher, limit=1)
+    encoded = two.matcher.num_encoded
+    report = run_benchmark("two", two.root, tmp_path, matcher=two.matcher)
+    assert two.matcher.num_encoded == encoded + 2 * (NUM_QUERIES - 1)
+    assert report.num_localized == 2 * NUM_QUERIES
+    expected = json.loads((out / "report.json").read_text())
+    assert report.median_translation_error_m == expected["median_translation_error_m"]
+    for scene in SCENES:
+        assert (tmp_path / scene / "poses.txt").read_text() == (
+            out / scene / "poses.txt"
+        ).read_text()
+    with pytest.raises(InputError, match="of 3 queries, this run asks for the first 2"):
+        run_benchmark("two", two.root, tmp_path, matcher=two.matcher, limit=2)
+
+
+def test_a_folder_takes_one_benchmark(two: TwoScenes, out: Path) -> None:
+    BENCHMARKS["too"] = BENCHMARKS["two"]
+    try:
+        with pytest.raises(InputError, match="holds a run of benchmark two: give another --out"):
+            run_benchmark("too", two.root, out, matcher=two.matcher)
+    finally:
+        del BENCHMARKS["too"]
+    with pytest.raises(InputError, match="is the data set itself"):
+        run_benchmark("two", two.root, two.root, matcher=two.matcher)
+    with pytest.raises(InputError, match="is a file, but a run writes a folder"):
+        run_benchmark("two", two.root, out / "run.json", matcher=two.matcher)
+
+
 def test_a_limited_run_says_so_and_is_scored_again(two: TwoScenes, tmp_path: Path) -> None:
     report = run_benchmark("two", two.root, tmp_path, matcher=two.matcher, limit=1)
     told = "a run with a limit: 4 queries were not asked, and no value tells of them"
