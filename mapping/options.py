@@ -90,7 +90,7 @@ class ReconstructionOptions:
     method: SfmMethod = "incremental"  # of pycolmap; only used without known poses
     camera_model: str = "SIMPLE_RADIAL"  # of photos whose intrinsics are not given
     camera_mode: CameraMode = "auto"  # which photos share unknown intrinsics
-    # blend focal lengths from the point maps of a network into those that SfM starts from: on photos
+    # blend focal lengths from a network's point maps into those that SfM starts from: on photos
     # without EXIF, all ten of a set were registered with any seed, else with two of five
     pointmap_focal: bool = True
     min_triangulation_angle_deg: float = 1.5  # points seen under a smaller angle are dropped
