@@ -17,6 +17,7 @@ from groundloc_arguments import (
     EXIT_WRONG_USE,
     WrongUseError,
     build_checked,
+    check_outputs,
     given_camera,
     given_cameras,
     given_options,
@@ -163,27 +164,27 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
         write_results,
     )
     from localize.queries import read_queries
+    from localize.results import results_beside
     from localize.unfinished import UnfinishedResults, run_identity
     from matching.errors import InputError
-    from matching.files import check_writable
 
     given = given_options(arguments)
     if arguments.top_k is not None:
         set_option(given, "top_k", arguments.top_k)
     options = build_checked(LocalizerOptions, given)
     out = None if arguments.out is None else Path(arguments.out)
-    if out is not None and out.name == "results.jsonl":
-        raise WrongUseError("--out is the poses file; results.jsonl is written beside it")
+    if out is not None:
+        if out.name == "results.jsonl":
+            raise WrongUseError("--out is the poses file; results.jsonl is written beside it")
+        results_file = results_beside(out, overwrite=arguments.overwrite)
     localizer = Localizer(arguments.map, device=arguments.device, options=options)
     queries = Path(arguments.queries)
     if not queries.exists():
         raise InputError(f"no query photo, folder or list '{queries}'")
-    if arguments.report is not None:
-        check_writable(Path(arguments.report) / "report.html")
+    check_outputs(out, arguments.report and Path(arguments.report) / "report.html")
     # what is done so far survives a kill; `results.jsonl` replaces it in the end
     unfinished = None
     if out is not None:
-        check_writable(out)
         unfinished = UnfinishedResults(
             out.with_name(f"{out.stem}.partial.jsonl"),
             run_identity(localizer, read_queries(queries, arguments.cameras)),
@@ -201,9 +202,9 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     if out is not None and unfinished is not None:
         write_poses(out, results)
-        write_results(out.with_name("results.jsonl"), results)
+        write_results(results_file, results)
         unfinished.remove()
-        _wrote(out, out.with_name("results.jsonl"))
+        _wrote(out, results_file)
     elif not arguments.json:
         print(poses_text(results), end="")
     if arguments.report is not None:
@@ -257,6 +258,7 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     from matching.match_files import write_matches
 
     given = given_options(arguments)
+    check_outputs(arguments.out, picture=arguments.plot)
     if arguments.dense:
         if arguments.matcher == "sift":
             raise WrongUseError("--dense needs a neural matcher (--matcher), SIFT is sparse")
@@ -329,6 +331,7 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
     given, files = given_options(arguments), (arguments.poses, arguments.ground_truth)
     refuse_without_effect(arguments)
+    check_outputs(arguments.out)
     report: Scores
     if arguments.protocol is not None:
         with wrong_use():

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
     command.add_argument(
         "--out", metavar="FILE", help="poses.txt; results.jsonl is written beside it"
     )
+    command.add_argument("--overwrite", action="store_true", help="replace the files of --out")
     command.add_argument("--report", metavar="DIR", help="write an HTML report with pictures")
     command.add_argument(
         "--map-images", metavar="DIR", help="photos of the map, to draw matches in the report"
@@ -326,6 +328,19 @@ def refuse_without_effect(arguments: argparse.Namespace) -> None:
         if arguments.protocol is not None and getattr(arguments, name) is not None:
             flag = f"--{name.replace('_', '-')}"
             raise WrongUseError(f"with --protocol the data set tells all: leave out {flag}")
+
+
+def check_outputs(*files: str | Path | None, picture: str | None = None) -> None:
+    """Fail before the work, not after it, where a file cannot be written; None is no file."""
+    from matching.files import check_writable
+
+    if picture is not None:
+        from benchmarks.plots import check_picture_name
+
+        check_picture_name(picture)
+    for file in (*files, picture):
+        if file is not None:
+            check_writable(file)
 
 
 def refuse_leftover(given: Mapping[str, Any]) -> None:

@@ -29,6 +29,20 @@ _DIMMED = 0.8  # photos are darkened a little, so that bright lines stand out on
 _SUPERSAMPLING = 2  # lines are drawn this much larger and averaged down: Pillow has no smooth lines
 
 
+def check_picture_name(path: PathLike) -> str:
+    """The ending of a picture that can be written.
+
+    Raises:
+        matching.errors.InputError: It is of no known format.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise InputError(
+            f"'{path}': pictures are written as {', '.join(sorted(_FORMATS))}, not '{suffix}'"
+        )
+    return suffix
+
+
 def plot_matches(
     image0: ImageLike,
     image1: ImageLike,
@@ -57,11 +71,7 @@ def plot_matches(
     Raises:
         matching.errors.InputError: A photo cannot be read or the ending is of no known format.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in _FORMATS:
-        raise InputError(
-            f"'{path}': pictures are written as {', '.join(sorted(_FORMATS))}, not '{suffix}'"
-        )
+    suffix = check_picture_name(path)
     captions = [
         str(Path(image).name) if not isinstance(image, np.ndarray) else f"image {side}"
         for side, image in enumerate((image0, image1))

@@ -173,6 +173,27 @@ def write_poses(
     write_text_atomic(path, poses_text(results))
 
 
+def results_beside(poses: Path, *, overwrite: bool = False) -> Path:
+    """Where ``results.jsonl`` goes that belongs to a poses file.
+
+    Args:
+        poses: The poses file, which will be written with it. Both may be there from an earlier run.
+        overwrite: Whether results that belong to another poses file may be replaced.
+
+    Raises:
+        InputError: Such results are there.
+    """
+    path = poses.with_name("results.jsonl")
+    if overwrite or not path.exists():
+        return path
+    if not poses.is_file() or poses_text(read_results(path)) != poses.read_text(encoding="utf-8"):
+        raise InputError(
+            f"'{path}' holds the results of another poses file than '{poses}': give --out in "
+            "another folder, or overwrite it (--overwrite)"
+        )
+    return path
+
+
 def read_poses(path: PathLike) -> dict[str, pycolmap.Rigid3d]:
     """Read ``name qw qx qy qz tx ty tz`` lines as cam_from_world by name.
 

@@ -89,7 +89,14 @@ def atomic_file(path: PathLike) -> Iterator[Path]:
 
 
 def check_writable(path: PathLike) -> None:
-    """Fail before the work, not after it, where a result cannot be written."""
+    """Fail before the work, not after it, where a result cannot be written.
+
+    Raises:
+        InputError: The name is that of a folder.
+        OSError: Its folder cannot be made or written.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"'{path}' is a folder: give the name of the file to write")
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):

@@ -253,6 +253,41 @@ def test_unwritable_output_is_one_line(run: Any, rendered_map: Path, tmp_path: P
     )
     assert wrong.code == 1 and not (tmp_path / "p.txt").exists()
     assert not list(tmp_path.glob("*.jsonl"))
+    wrong = run("localize", rendered_map, photo, "--out", tmp_path)
+    assert wrong.code == 1 and "is a folder" in wrong.error
+
+
+def test_results_of_another_run_stay(run: Any, rendered_map: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "black.png"
+    Image.new("RGB", (64, 48)).save(photo)
+    call = ["localize", rendered_map, photo, "--out"]
+    assert run(*call, tmp_path / "a.txt").code == 0
+    of_a = (tmp_path / "results.jsonl").read_text()
+    refused = run(*call, tmp_path / "b.txt")
+    assert refused.code == 1 and "results.jsonl' holds the results of another" in refused.error
+    assert (tmp_path / "results.jsonl").read_text() == of_a
+    assert not (tmp_path / "b.txt").exists()
+    assert run(*call, tmp_path / "a.txt").code == 0, "its own are replaced"
+    (tmp_path / "b.txt").write_text("black.png 1 0 0 0 0 0 0\n")  # not what results.jsonl says
+    assert run(*call, tmp_path / "b.txt").code == 1
+    assert run(*call, tmp_path / "b.txt", "--overwrite").code == 0
+    assert (tmp_path / "b.txt").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["match", "none.jpg", "none.jpg", "--out", "."], "is a folder"),
+        (["match", "none.jpg", "none.jpg", "--plot", "x.gif"], "not '.gif'"),
+        (["evaluate", "none.txt", "none", "--out", "."], "is a folder"),
+    ],
+)
+def test_outputs_are_checked_before_the_work(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = run(*arguments)
+    assert wrong.code == 1 and message in wrong.error
 
 
 def test_failed_queries_are_results(run: Any, rendered_map: Path, tmp_path: Path) -> None:
