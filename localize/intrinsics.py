@@ -1,6 +1,8 @@
 """The camera of a query photo: given, from EXIF, or a guess to be refined with the pose."""
 
+import logging
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pycolmap
@@ -10,6 +12,8 @@ from mapping.cameras import camera_from_image, create_camera, with_focal_length
 from mapping.focal_prior import FocalPrior, focal_prior
 from matching.errors import InputError
 from matching.files import PathLike
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,14 @@ def _assumed(camera: pycolmap.Camera, prior: FocalPrior) -> QueryCamera:
     return QueryCamera(camera=camera, source=source, focal_log_std=prior.log_std)
 
 
+@lru_cache(maxsize=100)  # once for all photos alike
+def _tell_scaled(camera_size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    logger.warning(
+        "cameras given for photos of %dx%d pixels are scaled to photos of %dx%d",
+        *camera_size, *image_size,
+    )  # fmt: skip
+
+
 def camera_for_size(
     camera: pycolmap.Camera, image_size: tuple[int, int], name: str
 ) -> pycolmap.Camera:
@@ -106,6 +118,7 @@ def camera_for_size(
     scale = (width + height) / max(camera.width + camera.height, 1)
     if max(abs(camera.width * scale - width), abs(camera.height * scale - height)) <= 1:
         copy.rescale(width, height)
+        _tell_scaled((camera.width, camera.height), image_size)
         return copy
     scale = (width + height) / max(camera.height + camera.width, 1)
     if max(abs(camera.height * scale - width), abs(camera.width * scale - height)) <= 1:

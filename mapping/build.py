@@ -15,11 +15,18 @@ import pycolmap
 from numpy.typing import NDArray
 
 from mapping.camera_groups import assign_cameras, remembered_focals
+from mapping.cameras import check_camera_model
 from mapping.database import database_bytes, posed_reconstruction, verify_pairs, write_database
 from mapping.depth import Surfaces, points_from_surfaces
 from mapping.finish import Descriptors, finish_map
 from mapping.info import image_identity, map_identity
-from mapping.inputs import Poses, given_cameras, hash_inputs, read_known_poses
+from mapping.inputs import (
+    Poses,
+    given_cameras,
+    hash_inputs,
+    read_known_poses,
+    usable_photos,
+)
 from mapping.map import Map
 from mapping.options import MapOptions, ReconstructionOptions
 from mapping.pair_matches import EarlyMatches, match_pairs
@@ -110,6 +117,7 @@ def build_map(
             work on the map, or a disk that cannot be written.
     """
     options = options or MapOptions()
+    check_camera_model(options.reconstruction.camera_model)
     if options.apply_exif_orientation is None:
         options = replace(options, apply_exif_orientation=known_poses is None)
     if known_poses is not None and cameras is not None:
@@ -220,8 +228,18 @@ class _Build:
     ) -> Map:
         """All stages."""
         bad = dict(found.bad)
+        intrinsics = given if poses is None else {n: c for n, (c, _) in poses.items()}
+        photos, unusable = usable_photos(
+            found.photos,
+            {} if self.matcher.reads_files else intrinsics,
+            posed_only=poses is not None and not self.matcher.reads_files,
+            apply_exif_orientation=bool(self.options.apply_exif_orientation),
+        )
+        bad.update(unusable)
+        if unusable:
+            self.refuse_too_few([photo.name for photo in photos], found, bad)
         with self.timed("encode"):
-            keys, views = self.encode(list(found.photos.values()), bad, poses, listed)
+            keys, views = self.encode(photos, bad, poses, listed)
         sizes: dict[str, tuple[int, int]] = {}
         keypoints: dict[str, NDArray[np.float32]] = {}
         num_bytes: dict[str, int] = {}
@@ -230,7 +248,6 @@ class _Build:
             view = views(name)
             sizes[name], keypoints[name] = view.image_size, view.keypoints
             num_bytes[name], pixel_px[name] = view_bytes(view), self.matcher.pixel_px(view)
-        intrinsics = given if poses is None else {n: c for n, (c, _) in poses.items()}
         if poses is not None:
             for name in [n for n in sizes if n not in poses]:
                 bad[name] = "the known poses do not hold it"
@@ -244,9 +261,7 @@ class _Build:
             )
         bad.update(misfits)
         names = sorted(cameras.camera_of)
-        if len(names) < 2:
-            self.workspace.discard()  # nothing worth continuing
-            raise InputError(_too_few(len(names), len(found.photos) + len(found.bad), bad))
+        self.refuse_too_few(names, found, bad)
         by_retrieval = (
             resolve_method(self.options.pairs, len(names), poses is not None) == "retrieval"
         )
@@ -337,6 +352,12 @@ class _Build:
                 "seconds": self.clock.seconds,
             },
         )
+
+    def refuse_too_few(self, names: Sequence[str], found: PhotoSet, bad: Mapping[str, str]) -> None:
+        """Raise an `InputError` if the good photos make no map."""
+        if len(names) < 2:
+            self.workspace.discard()  # nothing worth continuing
+            raise InputError(_too_few(len(names), len(found.photos) + len(found.bad), bad))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

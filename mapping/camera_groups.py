@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from mapping.cameras import CameraGuess, camera_from_image, with_focal_length
+from mapping.cameras import CameraGuess, camera_from_image, misfit, with_focal_length
 from mapping.database import MapCameras
 from mapping.focal_prior import focal_prior
 from mapping.options import CameraMode, ReconstructionOptions
@@ -91,13 +91,9 @@ def assign_cameras(
         if camera is None:
             guesses[name] = camera_from_image(images / name, size, model=options.camera_model)
             continue
-        if (camera.width, camera.height) != size:
-            bad[name] = (
-                f"it has {size[0]}x{size[1]} pixels, but its camera is for "
-                f"{camera.width}x{camera.height}"
-            )
-            if (camera.height, camera.width) == size:
-                bad[name] += ": the option apply_exif_orientation says whether photos are turned"
+        reason = misfit(camera, size)
+        if reason is not None:
+            bad[name] = reason
             continue
         key = ("given", camera.model, *size, *camera.params)
         if key not in place_of:

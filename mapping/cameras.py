@@ -20,6 +20,9 @@ from matching.errors import InputError
 from matching.files import PathLike, existing_file, existing_folder, text_lines
 from matching.images import exif_tags
 
+# focal length over the longer side of a photo: below fisheyes, and above telescopes
+_FOCAL_RATIOS = (0.05, 100.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CameraGuess:
@@ -92,11 +95,20 @@ def create_camera(model: str, focal_length_px: float, width: int, height: int) -
     Raises:
         InputError: Unknown camera model.
     """
-    if model not in pycolmap.CameraModelId.__members__ or model == "INVALID":
-        raise InputError(f"unknown camera model '{model}' (known: {', '.join(_model_names())})")
+    check_camera_model(model)
     return pycolmap.Camera.create_from_model_name(
         pycolmap.INVALID_CAMERA_ID, model, focal_length_px, width, height
     )
+
+
+def check_camera_model(model: str) -> None:
+    """Refuse a name that is no camera model of COLMAP.
+
+    Raises:
+        InputError: Unknown camera model.
+    """
+    if model not in _model_names():
+        raise InputError(f"unknown camera model '{model}' (known: {', '.join(_model_names())})")
 
 
 def with_focal_length(camera: pycolmap.Camera, focal_px: float) -> pycolmap.Camera:
@@ -134,7 +146,7 @@ def read_camera_list(file: PathLike) -> dict[str, pycolmap.Camera]:
         name = line.split(f" {words[start]} ", 1)[0].strip() if start > 1 else words[0]
         if name in cameras:
             raise InputError(f"{where}: '{name}' is listed twice")
-        cameras[name] = _camera_from_words(words[start:], where)
+        cameras[name] = _plausible(_camera_from_words(words[start:], where), where)
     return cameras
 
 
@@ -147,7 +159,7 @@ def parse_camera(text: str) -> pycolmap.Camera:
     words = text.split()
     if not words:
         raise InputError("an empty camera: expected 'MODEL WIDTH HEIGHT PARAMS...'")
-    return _camera_from_words(words, f"camera '{text}'")
+    return _plausible(_camera_from_words(words, f"camera '{text}'"), f"camera '{text}'")
 
 
 def read_model(path: PathLike) -> pycolmap.Reconstruction:
@@ -231,6 +243,41 @@ def _camera_from_words(words: Sequence[str], where: str) -> pycolmap.Camera:
     except (IndexError, ValueError) as error:
         raise InputError(f"{where}: expected numbers after '{model}': {error}") from error
     return _checked_camera(model, width, height, params, where)
+
+
+def _plausible(camera: pycolmap.Camera, where: str) -> pycolmap.Camera:
+    """The camera, if its focal length is one of a camera that took photos of that size.
+
+    Raises:
+        InputError: It is not: mostly one in millimetres, or of another size of the photos.
+    """
+    if len(camera.focal_length_idxs()) == 0:  # a panorama
+        return camera
+    focal_px, longer = camera.mean_focal_length(), max(camera.width, camera.height)
+    if not _FOCAL_RATIOS[0] <= focal_px / longer <= _FOCAL_RATIOS[1]:
+        raise InputError(
+            f"{where}: a focal length of {focal_px:g} pixels is impossible for photos of "
+            f"{camera.width}x{camera.height} pixels (millimetres?)"
+        )
+    return camera
+
+
+def misfit(camera: pycolmap.Camera, image_size: tuple[int, int]) -> str | None:
+    """Why a given camera is not that of a photo of the map; None if it is of its size.
+
+    Args:
+        camera: The given camera.
+        image_size: (width, height) of the photo.
+    """
+    if (camera.width, camera.height) == image_size:
+        return None
+    reason = (
+        f"it has {image_size[0]}x{image_size[1]} pixels, but its camera is for "
+        f"{camera.width}x{camera.height}"
+    )
+    if (camera.height, camera.width) == image_size:
+        reason += ": the option apply_exif_orientation says whether photos are turned"
+    return reason
 
 
 def _checked_camera(

@@ -7,10 +7,12 @@ from typing import Any
 
 import pycolmap
 
-from mapping.cameras import read_model
+from mapping.cameras import misfit, read_model
 from mapping.pairs import Pair
+from mapping.photos import Photo
 from matching.errors import InputError
 from matching.files import PathLike
+from matching.images import image_size
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,42 @@ def read_known_poses(
             f"{where} has no pose of any photo: it names {example}, the photos are {photo} ..."
         )
     return poses
+
+
+def usable_photos(
+    photos: Mapping[str, Photo],
+    cameras: Mapping[str, pycolmap.Camera],
+    *,
+    posed_only: bool,
+    apply_exif_orientation: bool,
+) -> tuple[list[Photo], dict[str, str]]:
+    """The photos worth encoding: those that are told by their headers alone are left out.
+
+    Args:
+        photos: Photos by name.
+        cameras: Known intrinsics by name.
+        posed_only: Only photos with a camera have a pose, and others are of no use.
+        apply_exif_orientation: Whether cameras are those of upright photos.
+
+    Returns:
+        The photos, and the others' names to the reason.
+    """
+    usable, bad = [], {}
+    for name, photo in photos.items():
+        reason = None
+        if name in cameras:
+            try:
+                size = image_size(photo.path, apply_exif_orientation=apply_exif_orientation)
+                reason = misfit(cameras[name], size)
+            except InputError as error:
+                reason = str(error)
+        elif posed_only:
+            reason = "the known poses do not hold it"
+        if reason is None:
+            usable.append(photo)
+        else:
+            bad[name] = reason
+    return usable, bad
 
 
 def given_cameras(

@@ -79,3 +79,12 @@ def test_a_given_camera_beats_exif() -> None:
     found = query_camera(None, (400, 300), make_camera(), "q")
     assert found.source == "given"
     assert found.camera.mean_focal_length() == 350
+
+
+def test_scaled_cameras_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    camera = make_camera()
+    size = camera.width // 4, camera.height // 4  # no other test has it
+    for name in ("a", "b"):
+        query_camera(None, size, camera, name)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{camera.width}x{camera.height} pixels are scaled" in caplog.text

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pycolmap
 import pytest
 from numpy.typing import NDArray
 
@@ -331,6 +332,23 @@ def copied_as_new(place: Place, target: Path) -> Path:
     target.mkdir()
     shutil.copy(place.photos / "0002.png", target / "again.png")
     return target
+
+
+def test_what_headers_tell_is_told_before_the_work(place: Place, tmp_path: Path) -> None:
+    matcher = FakeMatcher(place.world)
+    misfit = pycolmap.Camera(place.world.camera.todict())
+    misfit.rescale(2 * misfit.width, 2 * misfit.height)
+    cameras = dict.fromkeys(place.names.values(), misfit)
+    with pytest.raises(InputError, match=r"only 0 of 8 photos can be used.* its camera is for"):
+        build_map(place.photos, tmp_path / "map", matcher, cameras=cameras)
+    model = ReconstructionOptions(camera_model="PINHOL")
+    with pytest.raises(InputError, match="unknown camera model 'PINHOL'"):
+        build_map(place.photos, tmp_path / "map", matcher, options=MapOptions(reconstruction=model))
+    assert matcher.num_encoded == 0 and not (tmp_path / "map").exists()
+    some = dict(list(place.names.items())[:5])
+    scene = build_map(place.photos, tmp_path / "map", matcher, known_poses=place.world.model(some))
+    assert matcher.num_encoded == 5, "photos without a pose are of no use"
+    assert set(scene.info.not_registered.values()) == {"the known poses do not hold it"}
 
 
 def test_refusals_leave_nothing_behind(place: Place, tmp_path: Path) -> None:

@@ -177,6 +177,8 @@ def test_camera_list(tmp_path: Path) -> None:
         ("b.jpg PINHOLE 0 480 600 600 320 240", "image size 0x480"),
         ("b.jpg PINHOLE 640 480 -600 600 320 240", "no camera"),
         ("b.jpg PINHOLE 640 480 inf 600 320 240", "no camera"),
+        ("b.jpg PINHOLE 640 480 4.2 4.2 320 240", "focal length of 4.2 pixels is impossible"),
+        ("b.jpg PINHOLE 640 480 9e5 9e5 320 240", "focal length of 900000 pixels is impossible"),
         ("a.jpg PINHOLE 640 480 600 600 320 240", "'a.jpg' is listed twice"),
     ],
 )
