@@ -227,25 +227,19 @@ def iterated_matches(
     y = torch.arange(min(first, height), height, step, device=desc0.device)
     x = torch.arange(min(first, width), width, step, device=desc0.device)
     here = (y[:, None] * width + x[None, :]).reshape(1, -1)
-    there = torch.full_like(here, -1)
-    ends0, ends1 = [here[0, :0]], [here[0, :0]]
+    there, ends0, ends1 = (torch.full_like(here, -1) for _ in range(3))
     for _ in range(max_rounds):
         new_there, _ = engine.search([map0], here, [map1])
         new_here, _ = engine.search([map1], new_there, [map0])
-        done = (new_there == there) | (new_here == here)
-        ends0.append(torch.where(done & (new_there >= 0), here, -1)[0])
-        ends1.append(new_there[0])
-        # Most walks are short: only those that go on are searched again.
-        onward = torch.nonzero((~done & (new_here >= 0))[0])[:, 0]
-        if not len(onward):
+        if not engine.advance(here, there, ends0, ends1, new_there, new_here):
             break
-        here, there = new_here[:, onward], new_there[:, onward]
-    # The ends are mutual pairs, so the pixel of image 0 names the pair.
-    all0, all1 = torch.cat(ends0), torch.cat(ends1)
-    ended = all0 >= 0
-    rows0, order = torch.unique(all0[ended], return_inverse=True)
-    rows1 = torch.empty_like(rows0)
-    rows1[order] = all1[ended]
+    # The ends are mutual pairs, so each pixel of image 0 has one partner. Behind the last pixel is
+    # the place of walks without an end.
+    num_rows = height * width
+    partners = here.new_full((num_rows + 1,), -1)
+    partners.scatter_(0, torch.where(ends0 < 0, num_rows, ends0)[0], ends1[0])
+    rows0 = torch.nonzero(partners[:num_rows] >= 0)[:, 0]
+    rows1 = partners[rows0]
     return blocked.pixels_of(rows0, width), blocked.pixels_of(rows1, desc1.shape[1])
 
 
@@ -376,11 +370,11 @@ def _stack_seeds(seeds: Sequence[Tensor], descs: Sequence[Tensor]) -> Tensor:
                 f"seeds must be integer x, y (S, 2), got {tuple(xy.shape)} of {xy.dtype}"
             )
     stacked = pad_sequence(list(seeds), batch_first=True).long()
-    if stacked.shape[1]:
-        lowest, highest = (bound.tolist() for bound in torch.aminmax(stacked, dim=1))
-        for pair, desc in enumerate(descs):
-            height, width = desc.shape[:2]
-            inside = highest[pair][0] < width and highest[pair][1] < height
-            if len(seeds[pair]) and (min(lowest[pair]) < 0 or not inside):
+    sizes = torch.tensor([[desc.shape[1], desc.shape[0]] for desc in descs]).to(stacked.device)
+    # Element by element: a minimum over each list wakes all threads of a CPU for a few numbers.
+    if bool(((stacked < 0) | (stacked >= sizes[:, None])).any()):
+        for pair, xy in enumerate(seeds):  # it may be the padding of a list without seeds
+            if bool(((xy < 0) | (xy >= sizes[pair])).any()):
+                width, height = sizes[pair].tolist()
                 raise InputError(f"a seed of pair {pair} lies outside its {width} x {height} map")
     return stacked

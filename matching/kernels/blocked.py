@@ -121,6 +121,32 @@ def check_return(
     return xy, close & (returned >= 0)
 
 
+def advance(
+    here: Tensor, there: Tensor, ends0: Tensor, ends1: Tensor, new_there: Tensor, new_here: Tensor
+) -> int:
+    """End the walks whose pair repeats and take the others one round further, in place.
+
+    Args:
+        here: Where each walk is in map 0, (1, S) int64; -1 once it has ended. Becomes where it is
+            after this round.
+        there: Where it was in map 1 the round before, (1, S); -1 at first. Becomes ``new_there``.
+        ends0: The rows of map 0 that walks have ended in, (1, S); -1 where none has.
+        ends1: The same in map 1.
+        new_there: Nearest to ``here``, (1, S); -1 where there is none.
+        new_here: Nearest to ``new_there``, (1, S); -1 likewise.
+
+    Returns:
+        How many walks go on.
+    """
+    found = new_there >= 0
+    done = found & ((new_there == there) | (new_here == here))
+    ends0.copy_(torch.where(done, here, ends0))
+    ends1.copy_(torch.where(done, new_there, ends1))
+    here.copy_(torch.where(found & ~done, new_here, -1))
+    there.copy_(new_there)
+    return int((here >= 0).sum())
+
+
 def pixels_of(rows: Tensor, width: int) -> Tensor:
     """Rows of a map (...) as pixels x, y (..., 2) int64; -1 becomes (-1, -1)."""
     x, y = torch.fmod(rows, width), torch.div(rows, width, rounding_mode="floor")

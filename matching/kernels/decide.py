@@ -305,3 +305,24 @@ def check_return(  # type: ignore[no-untyped-def]
     tl.store(kept + at, (close & (back >= 0)).to(tl.uint8), mask=inside)
     tl.store(xy + at * 2, tl.where(row < 0, -1, row % target_width), mask=inside)
     tl.store(xy + at * 2 + 1, tl.where(row < 0, -1, row // target_width), mask=inside)
+
+
+@triton.jit
+def advance(  # type: ignore[no-untyped-def]
+    here, there, ends0, ends1, new_there, new_here, walking, num_walks, BLOCK: tl.constexpr
+):
+    """End the walks whose pair repeats, take the others further, add up those that go on."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < num_walks
+    was_here = tl.load(here + at, mask=inside, other=-1)
+    was_there = tl.load(there + at, mask=inside, other=-1)
+    is_there = tl.load(new_there + at, mask=inside, other=-1)
+    is_here = tl.load(new_here + at, mask=inside, other=-1)
+    found = is_there >= 0
+    done = found & ((is_there == was_there) | (is_here == was_here))
+    tl.store(ends0 + at, was_here, mask=inside & done)
+    tl.store(ends1 + at, is_there, mask=inside & done)
+    onward = tl.where(found & (done == 0), is_here, -1)
+    tl.store(here + at, onward, mask=inside)
+    tl.store(there + at, is_there, mask=inside)
+    tl.atomic_add(walking, tl.sum((onward >= 0).to(tl.int32), axis=0))

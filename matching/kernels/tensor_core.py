@@ -18,7 +18,7 @@ MAX_DIMENSION = 64  # of a descriptor; similarities of halves could overflow bey
 _FLOAT = torch.float32
 _BYTES = 5 << 28  # for the stored maxima of one direction; larger searches go in chunks
 _PACK_ROWS = 64  # rows per program when packing
-_CHECKED = 256  # ways back per program
+_CHECKED = 256  # ways back, or walks, per program
 
 
 @dataclass
@@ -165,6 +165,21 @@ def check_return(
             EXACT=pixel_tol == 0, BLOCK=_CHECKED,
         )  # fmt: skip
     return xy, kept
+
+
+def advance(
+    here: Tensor, there: Tensor, ends0: Tensor, ends1: Tensor, new_there: Tensor, new_here: Tensor
+) -> int:
+    """End the walks whose pair repeats and take the others one round further, in place.
+
+    One launch; arguments and result are those of `blocked.advance`.
+    """
+    walking = torch.zeros(1, dtype=torch.int32, device=here.device)
+    if here.numel():
+        second.advance[(triton.cdiv(here.numel(), _CHECKED),)](
+            here, there, ends0, ends1, new_there, new_here, walking, here.numel(), BLOCK=_CHECKED
+        )
+    return int(walking)
 
 
 def search_both(

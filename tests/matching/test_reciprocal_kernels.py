@@ -39,6 +39,16 @@ for engine in (tensor_core, blocked):
             ways[-1] += engine.check_return(near, asked, far, results[-1][0], returned, tolerance)
 same(*results)
 same(*ways)
+states = []
+for engine in (tensor_core, blocked):
+    rng = torch.Generator().manual_seed(3)
+    state = [torch.randint(-1, 4, (1, 300), generator=rng) for _ in range(6)]
+    state[5][state[4] < 0] = -1  # what was not found does not lead back
+    for _ in range(2):
+        state.append(torch.tensor([engine.advance(*state[:6])]))
+    states.append(state)
+same(*states)
+assert 0 < states[0][6] < 300
 small = [maps[0][:3, :4], maps[2][:3, :4]]
 found = tensor_core.search_both(*tensor_core.prepare(small), 1.5)
 for ours, theirs in zip(found, blocked.search_both(*blocked.prepare(small), 1.5)):
