@@ -143,6 +143,8 @@ def build_map(
         finished = _finished_map(workspace, identity, found, overwrite=overwrite, progress=progress)
         if finished is not None:
             return finished
+        if not overwrite:
+            _refuse_other_matcher(workspace, matcher)
         workspace.begin(identity)
         build = _Build(workspace, Path(images), matcher, options, inputs, surfaces, progress)
         return build.run(found, poses, given, listed)
@@ -180,6 +182,20 @@ def _finished_map(
     raise OtherMapError(
         f"the map '{workspace.map_path}' was made with {what}",
         "extend it by new photos (--extend), overwrite it (--overwrite), or give another folder",
+    )
+
+
+def _refuse_other_matcher(workspace: Workspace, matcher: Matcher) -> None:
+    """Hours of encoding by one matcher do not end because another one is named by mistake."""
+    begun = (workspace.unfinished or {}).get("matcher")
+    if begun is None or begun["fingerprint"] == matcher.fingerprint:
+        return
+    by = f"the matcher '{begun['name']}'"
+    if begun["name"] == matcher.name:
+        by = f"other weights or encoding options of {by}"
+    raise OtherMapError(
+        f"'{workspace.map_path}' holds an unfinished map by {by}",
+        "go on with that, overwrite it (--overwrite), or give another folder",
     )
 
 

@@ -48,6 +48,15 @@ class Workspace:
         folders = (self.stages, self.views, self.matches)
         return any(path.is_file() for folder in folders for path in folder.rglob("*"))
 
+    @property
+    def unfinished(self) -> dict[str, Any] | None:
+        """The identity of an interrupted run that left something to go on with."""
+        state = self.build / _STATE_FILE
+        if not state.exists() or not self.has_results:
+            return None
+        identity: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
+        return identity
+
     def begin(self, identity: dict[str, Any]) -> None:
         """Make the working area ready; stages of a run with other inputs are thrown away.
 

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mapping import Map, MapOptions, PairOptions, ReconstructionOptions, build_map, stage_clock
+from mapping.build import OtherMapError
 from mapping.inputs import given_cameras
 from mapping.reconstruct import structure_from_motion
 from matching import InputError
@@ -332,6 +333,30 @@ def copied_as_new(place: Place, target: Path) -> Path:
     target.mkdir()
     shutil.copy(place.photos / "0002.png", target / "again.png")
     return target
+
+
+def test_unfinished_map_of_another_matcher_is_kept(place: Place, tmp_path: Path) -> None:
+    def interrupted(items: Iterable[Any], description: str, total: int | None = None) -> Any:
+        if description == "matching photos":
+            raise KeyboardInterrupt
+        return items
+
+    first, other = FakeMatcher(place.world), FakeMatcher(place.world, noise_px=0.1)
+    call = (place.photos, tmp_path / "map")
+    with pytest.raises(KeyboardInterrupt):
+        build_map(*call, first, progress=interrupted)
+    with pytest.raises(OtherMapError, match=r"an unfinished map by other weights .* 'fake': go on"):
+        build_map(*call, other)
+    other.name = "other"
+    with pytest.raises(OtherMapError, match="an unfinished map by the matcher 'fake': go on"):
+        build_map(*call, other)
+    first.num_encoded = 0
+    assert build_map(*call, first).info.matcher["name"] == "fake"
+    assert first.num_encoded == 0, "nothing is lost"
+    with pytest.raises(KeyboardInterrupt):
+        build_map(place.photos, tmp_path / "again", first, progress=interrupted)
+    scene = build_map(place.photos, tmp_path / "again", other, overwrite=True)
+    assert scene.info.matcher["name"] == "other"
 
 
 def test_what_headers_tell_is_told_before_the_work(place: Place, tmp_path: Path) -> None:
