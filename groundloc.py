@@ -8,9 +8,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from groundloc_arguments import (
     DEFAULT_MATCHER,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from localize import Localization, Localizer
     from matching.progress import Progress
 
-T = TypeVar("T")
 logger = logging.getLogger("groundloc")
 
 EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
@@ -463,12 +462,9 @@ def _say(arguments: argparse.Namespace, text: str) -> None:
 
 
 def _progress(arguments: argparse.Namespace) -> "Progress":
-    def bar(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-        from tqdm import tqdm
+    from matching.progress import bars, silent
 
-        return tqdm(items, desc=description, total=total, file=sys.stderr, disable=arguments.quiet)
-
-    return bar
+    return silent if arguments.quiet else bars
 
 
 def _configure_logging(arguments: argparse.Namespace) -> None:

@@ -1,11 +1,11 @@
 """Verified matches -> cameras and points: triangulation, incremental or global SfM (COLMAP's)."""
 
-import itertools
 import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,9 +146,10 @@ def _incremental(
     pipeline.constant_cameras = set(fixed)
     if num_images == 2:
         pipeline.triangulation.ignore_two_view_tracks = False
-    models = pycolmap.incremental_mapping(
-        database, work, work, options=pipeline, next_image_callback=_ticker(progress, num_images)
-    )
+    with _ticking(progress, num_images) as tick:
+        models = pycolmap.incremental_mapping(
+            database, work, work, options=pipeline, next_image_callback=tick
+        )
     return list(models.values())
 
 
@@ -170,14 +171,15 @@ def _continue(
     given.mkdir()
     output.mkdir()
     start.write_binary(given)
-    models = pycolmap.incremental_mapping(
-        database,
-        work,
-        output,
-        options=pipeline,
-        input_path=given,
-        next_image_callback=_ticker(progress, num_images),
-    )
+    with _ticking(progress, num_images - start.num_reg_images()) as tick:
+        models = pycolmap.incremental_mapping(
+            database,
+            work,
+            output,
+            options=pipeline,
+            input_path=given,
+            next_image_callback=tick,
+        )
     for model in models.values():
         # COLMAP normalises the model and moves it back, which rounds
         for frame_id in start.reg_frame_ids():
@@ -185,14 +187,21 @@ def _continue(
     return list(models.values())
 
 
-def _ticker(progress: Progress, num_images: int) -> Callable[[], None]:
-    """Turns COLMAP's callback per registered photo into steps of a progress loop."""
-    steps = iter(progress(itertools.count(), "registering photos", num_images))
+@contextmanager
+def _ticking(progress: Progress, num_images: int) -> Iterator[Callable[[], None]]:
+    """Turns COLMAP's callback per registered photo into steps of a progress loop.
+
+    The first two photos have none, nor have those that no pose is found for: the loop ends with the
+    block.
+    """
+    steps = iter(progress(range(num_images), "registering photos", num_images))
 
     def tick() -> None:
         next(steps, None)
 
-    return tick
+    yield tick
+    for _ in steps:
+        pass
 
 
 def _global(

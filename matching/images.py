@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +122,19 @@ def list_images(folder: PathLike) -> list[str]:
     names = [f for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES]
     unread = [f for f in files if Path(f).suffix.lower() in _UNREAD_SUFFIXES]
     if unread:
-        logger.warning(
-            "%d files in '%s' are of kinds that are not read, such as '%s': convert them to JPEG",
-            len(unread),
-            folder,
-            unread[0],
-        )
+        _tell_unread(str(folder), len(unread), unread[0])
     if not names:
         kinds = ", ".join(sorted(s[1:] for s in IMAGE_SUFFIXES))
         raise InputError(f"no photos in '{folder}' (looked for {kinds})")
     return sorted(names)
+
+
+@lru_cache(maxsize=100)  # once, though several stages list a folder
+def _tell_unread(folder: str, count: int, example: str) -> None:
+    logger.warning(
+        "%d files in '%s' are of kinds that are not read, such as '%s': convert them to JPEG",
+        *(count, folder, example),
+    )
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:

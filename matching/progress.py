@@ -1,7 +1,10 @@
 """How long loops report progress without the libraries printing anything."""
 
+import sys
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
+
+from tqdm import tqdm
 
 T = TypeVar("T")
 
@@ -14,6 +17,11 @@ class Progress(Protocol):
     ) -> Iterable[T]:
         """Yield the items unchanged while reporting how many of ``total`` are done."""
         ...
+
+
+def bars(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """The progress of the command line: a bar on stderr; none where there is nothing to do."""
+    return items if total == 0 else tqdm(items, desc=description, total=total, file=sys.stderr)
 
 
 def silent(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:

@@ -69,6 +69,20 @@ def test_unknown_intrinsics(place: Place, tmp_path, method) -> None:
     assert place.world.centre_error(scene.reconstruction, place.names) < 0.1
 
 
+def test_registering_photos_ends_with_all_of_them(place: Place, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def counted(items: Iterable[Any], description: str, total: int | None = None) -> Iterator[Any]:
+        for number, item in enumerate(items, 1):
+            yield item
+            if description == "registering photos":
+                assert total == len(place.names)
+                seen.append(number)
+
+    build_map(place.photos, tmp_path / "map", FakeMatcher(place.world), progress=counted)
+    assert seen == list(range(1, len(place.names) + 1))
+
+
 def test_global_sfm_leaves_the_database_as_it_is(place: Place, tmp_path: Path) -> None:
     """A run that is killed afterwards continues on the same one."""
     database = build_map(place.photos, tmp_path / "map", FakeMatcher(place.world)).path

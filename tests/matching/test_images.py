@@ -150,6 +150,8 @@ def test_list_images_says_what_it_cannot_read(
         (tmp_path / name).write_bytes(b"x")
     assert list_images(tmp_path) == ["a.jpg"]
     assert "1 files" in caplog.text and "b.HEIC" in caplog.text and "notes" not in caplog.text
+    assert list_images(tmp_path) == ["a.jpg"]
+    assert len(caplog.records) == 1, "once, though several stages list a folder"
 
 
 def test_list_images(tmp_path: Path) -> None:
