@@ -56,11 +56,13 @@ class DemoResult:
         report: Scores, as in ``report.json``.
         files: What was written, by kind: ``report.html``, ``poses.txt``, ...
         seconds: Wall time of the whole run.
+        error_unit: Of the translation errors.
     """
 
     report: Report
     files: Mapping[str, Path]
     seconds: float
+    error_unit: str = "m"
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``report.json``, the files and the time, as plain values."""
@@ -72,8 +74,9 @@ class DemoResult:
         """The table for the terminal, and where to look next."""
         page = self.files["report.html"]
         return (
-            f"{self.report.to_text()}\n\nDone in {self.seconds:.0f} s. Open {page} in a browser: "
-            "matches, map and cameras in 3D, every photo.\n"
+            f"{self.report.to_text(self.error_unit)}\n\n"
+            f"Done in {self.seconds:.0f} s. Open {page} in a browser: matches, map and cameras in "
+            "3D, every photo.\n"
             f"Localize a photo of yours:  groundloc localize {shlex.quote(str(self.files['map']))} "
             "photo.jpg"
         )
@@ -164,7 +167,12 @@ def run_demo(
         options=options.html,
         progress=progress,
     )
-    return DemoResult(report=report, files=files, seconds=time.perf_counter() - start)
+    return DemoResult(
+        report=report,
+        files=files,
+        seconds=time.perf_counter() - start,
+        error_unit=run.error_unit,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ Poses = Mapping[str, pycolmap.Rigid3d]
 Results = Mapping[str, Localization] | Poses | PathLike
 GroundTruth = pycolmap.Reconstruction | Poses | PathLike
 
+_MIN_POSES_TO_FIT = 4  # a similarity fits fewer too well to tell anything
 _OTHER_FRAME = 10.0  # times smaller errors after a similarity: another frame, not bad poses
 
 
@@ -221,11 +222,17 @@ def _frame_hint(found: Mapping[str, _Found], truth: Poses, errors: _Errors) -> s
     known = np.isfinite(errors.translation)
     if not known.any():
         return ""
+    median = float(np.median(errors.translation[known]))
+    if known.sum() < _MIN_POSES_TO_FIT and median > _spread(truth):
+        return (
+            f"the poses are off by {median:.3g} (median), more than the cameras of the truth are "
+            "apart: if their map has a frame or scale of its own, align it by its own photos "
+            "(--align-map MAP)"
+        )
     try:
         fit = align_poses(poses, truth)
     except AlignmentError:
         return ""
-    median = float(np.median(errors.translation[known]))
     if fit.doubt() or median < _OTHER_FRAME * max(fit.rms_translation_m, 0.01 * fit.spread_m):
         return ""
     return (

@@ -19,8 +19,8 @@ class LocalizationOptions:
     map_points: Literal["triangulated", "depth"] = "triangulated"
     map_intrinsics: Literal["given", "unknown"] = "given"  # of the map's photos, for sfm
     query_intrinsics: Literal["given", "unknown"] = "given"  # given: those of the data set
-    # hloc's list of 'query map' lines, best first, {scene} for the name of the scene where each has
-    # its own; None: our own retrieval
+    # hloc's list of 'query map' lines, best first; a path relative to where the command runs, with
+    # {scene} for the name of the scene where each has its own; None: our own retrieval
     retrieval_pairs: str | None = None
     num_seeds: int = 1  # runs of RANSAC, with seeds localizer.pnp.seed, + 1, ...
     map: MapOptions = field(default_factory=MapOptions)

@@ -116,14 +116,18 @@ class Report:
         """Write ``report.json``."""
         _write(self, path)
 
-    def to_text(self) -> str:
-        """A table for the terminal: one line per query if they are few, then the summary."""
+    def to_text(self, unit: str = "units") -> str:
+        """A table for the terminal: one line per query if they are few, then the summary.
+
+        Args:
+            unit: Of the translation errors where the truth has no metric scale.
+        """
         rows = [("query", "error", "", "VCRE", "inliers", "confidence", "")]
         for score in self.per_query if len(self.per_query) <= _MAX_LISTED else ():
             rows.append(
                 (
                     score.name,
-                    self._length(score.translation_error_m) if score.success else "-",
+                    self._length(score.translation_error_m, unit) if score.success else "-",
                     _number(score.rotation_error_deg, " deg", 3) if score.success else "-",
                     _number(score.vcre_px, " px", 2) if score.success else "-",
                     _fraction(score.num_inliers, score.num_matches),
@@ -139,9 +143,9 @@ class Report:
             lines.append(f"without truth      {without} localized, not scored")
         if self.median_translation_error_m is not None:
             lines += [
-                f"median error       {self._length(self.median_translation_error_m)}, "
+                f"median error       {self._length(self.median_translation_error_m, unit)}, "
                 f"{_number(self.median_rotation_error_deg, ' deg', 3)}",
-                f"mean of localized  {self._length(self.mean_translation_error_m)}, "
+                f"mean of localized  {self._length(self.mean_translation_error_m, unit)}, "
                 f"{_number(self.mean_rotation_error_deg, ' deg', 3)}",
             ]
         for key, share in self.recall.items():
@@ -167,10 +171,10 @@ class Report:
             )
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
-    def _length(self, value: float | None) -> str:
+    def _length(self, value: float | None, unit: str) -> str:
         evaluation = self.options.get("evaluation", {})
         if not evaluation.get("metric_truth", True):
-            return _number(value, " units", 4)
+            return _number(value, f" {unit}", 4)
         if value is None or not math.isfinite(value) or value >= 1:
             return _number(value, " m", 2)
         return f"{value * 100:.2f} cm"

@@ -159,6 +159,7 @@ def test_demo_on_own_photos(run: Any, photos: Path, tmp_path: Path) -> None:
     shown = run("demo", "--photos", photos, "--out", tmp_path / "demo", "--quiet")
     assert shown.code == 0, shown.err
     assert "localized" in shown.out and (tmp_path / "demo" / "report.html").exists()
+    assert " %, " in shown.out and "units" not in shown.out  # as on the page
 
 
 def test_match_and_relative(

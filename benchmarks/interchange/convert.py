@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.datasets.image_lists import read_photo_list
-from benchmarks.interchange.export import HLOC_FILES, export_hloc
+from benchmarks.interchange.export import HLOC_FILES, QUERY_FILES, QUERY_LIST, export_hloc
 from benchmarks.interchange.hloc_lists import (
     read_hloc_results,
     write_hloc_results,
@@ -112,14 +112,20 @@ def _convert_map(
     progress: Progress,
 ) -> str:
     scene = Map.open(path)
-    _check_target(out, HLOC_FILES)
+    _check_target(out, HLOC_FILES if queries is not None else HLOC_FILES - QUERY_FILES)
     listed = [] if queries is None else read_queries(queries, cameras)
     matcher = scene.load_matcher(device)
     done = export_hloc(scene, out, matcher, queries=listed, progress=progress)
-    return (
+    text = (
         f"{done.num_photos} photos, {done.num_pairs} pairs and {done.num_queries} queries in "
         "hloc's form"
     )
+    if done.num_without_camera:
+        text += (
+            f"; {done.num_without_camera} queries have no camera (--cameras) and are not in "
+            f"{QUERY_LIST}, which hloc localizes by"
+        )
+    return text
 
 
 def _convert_global_features(path: Path, out: Path, names: PathLike | None) -> str:

@@ -31,9 +31,8 @@ FEATURES, GLOBAL_FEATURES = "feats-groundloc.h5", "global-feats-groundloc.h5"
 MATCHES, PAIRS = "matches-groundloc.h5", "pairs-db-groundloc.txt"
 QUERY_MATCHES, QUERY_PAIRS = "matches-query-groundloc.h5", "pairs-query-groundloc.txt"
 QUERY_LIST, MODEL = "queries_with_intrinsics.txt", "sfm"
-HLOC_FILES = frozenset(
-    {FEATURES, GLOBAL_FEATURES, MATCHES, PAIRS, QUERY_MATCHES, QUERY_PAIRS, QUERY_LIST, MODEL}
-)
+QUERY_FILES = frozenset({QUERY_MATCHES, QUERY_PAIRS, QUERY_LIST})
+HLOC_FILES = QUERY_FILES | {FEATURES, GLOBAL_FEATURES, MATCHES, PAIRS, MODEL}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +43,7 @@ class Exported:
     num_photos: int
     num_pairs: int
     num_queries: int
+    num_without_camera: int  # queries that are not in the list with intrinsics
 
 
 def export_hloc(
@@ -64,7 +64,8 @@ def export_hloc(
         scene: The map.
         folder: New or replaced.
         matcher: The one of the map.
-        queries: Photos to localize; those without a camera are left out of the list.
+        queries: Photos to localize; those without a camera are left out of the list, and the list
+            is if no query has one.
         top_k: Map photos that each is matched with.
         progress: Wraps the loops.
 
@@ -72,6 +73,7 @@ def export_hloc(
         InputError: More keypoints than hloc's matches can number, or an unreadable query.
     """
     scene.check_matcher(matcher)
+    cameras = {q.name: q.camera for q in queries if q.camera is not None}
     with atomic_folder(folder) as temporary:
         found = _match_queries(scene, matcher, queries, top_k, progress)
         views = {name: view for name, (view, _) in found.items()}
@@ -103,10 +105,14 @@ def export_hloc(
             write_pairs_list(
                 temporary / QUERY_PAIRS, {q: list(matches) for q, (_, matches) in found.items()}
             )
-            cameras = {q.name: q.camera for q in queries if q.camera is not None}
-            write_query_list(temporary / QUERY_LIST, cameras)
+            if cameras:
+                write_query_list(temporary / QUERY_LIST, cameras)
     return Exported(
-        folder=Path(folder), num_photos=len(names), num_pairs=written, num_queries=len(queries)
+        folder=Path(folder),
+        num_photos=len(names),
+        num_pairs=written,
+        num_queries=len(queries),
+        num_without_camera=len(queries) - len(cameras),
     )
 
 

@@ -15,6 +15,7 @@ from benchmarks.interchange.export import (
     MATCHES,
     MODEL,
     PAIRS,
+    QUERY_LIST,
     QUERY_MATCHES,
     QUERY_PAIRS,
 )
@@ -39,6 +40,7 @@ def exported(
     folder = tmp_path_factory.mktemp("hloc") / "files"
     result = convert(rendered_map, folder, queries=rendered_place.images / "query")
     assert "8 photos" in result.text and "3 queries" in result.text
+    assert "3 queries have no camera (--cameras)" in result.text
     return folder
 
 
@@ -172,6 +174,14 @@ def test_kapture_of_another_version_and_broken_rows(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             read_kapture(tmp_path)
         (sensors / file).write_text(before)
+
+
+def test_files_of_queries_are_not_dropped(exported: Path, rendered_map: Path) -> None:
+    before = sorted(path.name for path in exported.iterdir())
+    assert QUERY_LIST not in before, "no empty list"
+    with pytest.raises(InputError, match=r"holds 'matches-query.*, which the conversion would del"):
+        convert(rendered_map, exported)
+    assert sorted(path.name for path in exported.iterdir()) == before
 
 
 def test_nothing_is_deleted_and_nothing_misread(tmp_path: Path, rendered_map: Path) -> None:
