@@ -1,11 +1,22 @@
 """What the tests of benchmarks share: renderings take seconds each."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from benchmarks import rendered_place
 from benchmarks.miniatures.studio import Studio
+from matching.training.demo_place import demo_place
 from tests.benchmarks.miniature_sets import Miniature, write_miniature
+
+
+@pytest.fixture(scope="session", autouse=True)
+def painted_once() -> Iterator[None]:
+    """Textures of the demo's place take seconds to paint, and several tests render some of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendered_place, "demo_place", functools.cache(demo_place))
+        yield
 
 
 @pytest.fixture(scope="session")

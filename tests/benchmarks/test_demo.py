@@ -1,11 +1,10 @@
 """The demo end to end: rendered place, own photos, reruns, and folders nobody wishes for."""
 
 import dataclasses
-import functools
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,39 +12,37 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from benchmarks import rendered_place
+from benchmarks import demo, rendered_place
 from benchmarks.demo import DemoOptions, DemoResult, run_demo
-from benchmarks.rendered_place import PlaceOptions, write_rendered_place
+from benchmarks.rendered_place import PlaceOptions, RenderedPlace, write_rendered_place
 from localize import read_poses, read_results
 from mapping import read_camera_list, read_model
 from matching.errors import InputError
 from matching.pointmap import PairGeometry
 from matching.progress import silent
-from matching.training.demo_place import demo_place
 from matching.types import View
 from tests.benchmarks.fakes import LocalizingMatcher
 from tests.benchmarks.test_pointmap_pictures import geometry
 from tests.mapping.fakes import FakeWorld
 
-SMALL = PlaceOptions(num_map_photos=6, num_queries=2, image_width=320)
+SMALL = PlaceOptions(num_map_photos=8, num_queries=3, image_width=320)  # of `rendered_place`
 TINY = PlaceOptions(num_map_photos=2, num_queries=1, image_width=64)
 FILES = ("report.html", "report.json", "poses.txt", "results.jsonl")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_place() -> Iterator[None]:
-    """Paint the textures of the place once for all tests; that is seconds each time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rendered_place, "demo_place", functools.cache(demo_place))
-        yield
-
-
 # ------------------------------------------------------------------------------- rendered place
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:
-    """The real demo with the real matcher, on fewer and smaller photos."""
+def rendered(
+    rendered_place: RenderedPlace, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, DemoResult]:
+    """The real demo with the real matcher, on fewer and smaller photos that are rendered before."""
     out = tmp_path_factory.mktemp("rendered") / "demo"
-    return out, run_demo(out, options=DemoOptions(place=SMALL))
+    shutil.copytree(rendered_place.folder, out / "place")
+    (out / demo._MARKER).write_text("{}")  # as an interrupted demo leaves it
+    before = {path: path.stat().st_mtime_ns for path in (out / "place").rglob("*.jpg")}
+    result = run_demo(out, options=DemoOptions(place=SMALL))
+    assert {path: path.stat().st_mtime_ns for path in (out / "place").rglob("*.jpg")} == before
+    return out, result
 
 
 def test_the_demo_localizes_its_queries_to_centimetres(
@@ -53,7 +50,7 @@ def test_the_demo_localizes_its_queries_to_centimetres(
 ) -> None:
     out, result = rendered
     report = result.report
-    assert (report.num_queries, report.num_localized) == (2, 2)
+    assert (report.num_queries, report.num_localized) == (3, 3)
     assert report.recall["0.25m_2deg"] == 1.0
     assert report.median_translation_error_m is not None
     assert report.median_translation_error_m < 0.05  # about 1 cm at this size
@@ -61,7 +58,7 @@ def test_the_demo_localizes_its_queries_to_centimetres(
     for word in ("query/query_00.jpg", " cm", " deg", "VCRE", "0.25 m, 2 deg", "report.html"):
         assert word in result.text, word
     saved = json.loads((out / "report.json").read_text())
-    assert saved["num_localized"] == 2 and saved["seconds_map"] > 0
+    assert saved["num_localized"] == 3 and saved["seconds_map"] > 0
     assert saved == {k: v for k, v in result.to_dict().items() if k not in ("files", "seconds")}
     json.dumps(result.to_dict(), allow_nan=False)
     poses = read_poses(out / "poses.txt")
@@ -83,7 +80,7 @@ def test_the_photos_lie_as_the_colmap_benchmark_takes_them(
     cameras = read_camera_list(place / "query.txt")
     truth = read_model(place / "sparse_gt")
     named = {image.name for image in truth.images.values()}
-    assert named == {*map_names, *cameras} and len(named) == 8
+    assert named == {*map_names, *cameras} and len(named) == 11
     camera = cameras["query/query_00.jpg"]
     assert (camera.model.name, camera.width, camera.height) == ("PINHOLE", 320, 240)
     # half the size of the place's own 640 x 480 with a focal length of 540 pixels
@@ -99,13 +96,13 @@ def test_the_written_truth_is_the_one_the_photos_were_rendered_with(
     place = rendered_place.demo_place(0)
     truth = read_model(rendered[0] / "place" / "sparse_gt")
     shot = place.query_shots[-1]  # the queries are spread over all shots, the last is one
-    image = next(i for i in truth.images.values() if i.name == "query/query_01.jpg")
+    image = next(i for i in truth.images.values() if i.name == "query/query_02.jpg")
     np.testing.assert_allclose(image.cam_from_world().matrix(), shot.cam_from_world[:3], atol=1e-9)
     K = np.diag([0.25, 0.25, 1]) @ place.K
     small = place.place.render(
         K, (160, 120), shot.cam_from_world, shot.light, exposure=shot.exposure
     )
-    with Image.open(rendered[0] / "place" / "images" / "query/query_01.jpg") as photo:
+    with Image.open(rendered[0] / "place" / "images" / "query/query_02.jpg") as photo:
         halved = np.asarray(photo.resize((160, 120), Image.Resampling.BOX), float)
     # another resolution and JPEG; a wrong pose or light would differ by some 40 grey levels
     assert np.abs(halved - small.image).mean() < 12

@@ -25,8 +25,9 @@ from benchmarks.miniatures.scannet1500 import write_scannet1500
 from benchmarks.miniatures.studio import Studio
 from benchmarks.relative import match_pairs, score_pairs
 from benchmarks.report import PairsReport
-from matching import load_matcher
 from matching.errors import InputError
+from matching.sift import SiftOptions
+from tests.benchmarks.fakes import RememberingSift
 
 # small enough for a test; the published size is the default
 MEGADEPTH = MegadepthOptions(long_side_px=480, max_error_px=0.5, sweep_px=(1.0,))
@@ -48,7 +49,7 @@ def scannet(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def scored(pair_set: PairSet, options: PairsOptions, folder: Path) -> PairsReport:
-    matcher = load_matcher("sift", options={"max_num_features": 2000})
+    matcher = RememberingSift(SiftOptions(max_num_features=2000))
     match_pairs(pair_set, folder, matcher, options)
     return score_pairs(pair_set, folder, options)
 

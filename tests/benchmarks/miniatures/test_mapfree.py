@@ -26,8 +26,10 @@ from benchmarks.miniatures.mapfree import DEPTH_KIND, write_mapfree
 from benchmarks.miniatures.studio import Studio
 from benchmarks.protocols import evaluate_protocol
 from benchmarks.run import check_benchmark, plan_benchmark, run_benchmark
-from matching import Matcher, load_matcher
+from matching import Matcher
 from matching.errors import InputError
+from matching.sift import SiftOptions
+from tests.benchmarks.fakes import RememberingSift
 
 FloatArray = NDArray[np.float64]
 
@@ -45,7 +47,7 @@ class Run:
 def run(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Run:
     root, out = tmp_path_factory.mktemp("mapfree"), tmp_path_factory.mktemp("out")
     truth = write_mapfree(root, studio)
-    matcher = load_matcher("sift", options={"max_image_size_px": 400})
+    matcher = RememberingSift(SiftOptions(max_image_size_px=400))
     options = {"depth": DEPTH_KIND, "num_bootstrap": 20}
     report = run_benchmark("mapfree", root, out, matcher=matcher, options=options)
     return Run(root=root, out=out, truth=truth, report=report, matcher=matcher)
