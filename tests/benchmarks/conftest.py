@@ -8,7 +8,7 @@ import pytest
 from benchmarks import rendered_place
 from benchmarks.miniatures.studio import Studio
 from matching.training.demo_place import demo_place
-from tests.benchmarks.miniature_sets import Miniature, write_miniature
+from tests.benchmarks.miniature_sets import Miniature, WholeRun, run_whole, write_miniature
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,3 +38,18 @@ def miniature(
         return written[name]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def whole_run(
+    miniature: Callable[[str], Miniature], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], WholeRun]:
+    """The finished run of a benchmark on its miniature, made once per session."""
+    done: dict[str, WholeRun] = {}
+
+    def run(name: str) -> WholeRun:
+        if name not in done:
+            done[name] = run_whole(name, miniature(name), tmp_path_factory.mktemp(f"{name}-run"))
+        return done[name]
+
+    return run

@@ -4,12 +4,17 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pycolmap
 
 from benchmarks.miniatures import aachen, cambridge, cmu, inloc, kapture, robotcar, seven_scenes
 from benchmarks.miniatures import twelve_scenes as twelve
 from benchmarks.miniatures.studio import FOCAL_PX, FloatArray, Studio, pinhole
+from benchmarks.report import Report
+from benchmarks.run import run_benchmark
+from matching.sift import SiftOptions
+from tests.benchmarks.fakes import RememberingSift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,45 @@ WRITERS: dict[str, tuple[str, FloatArray, Sequence[str]]] = {
         [f"mapping/sensors/records_data/{name}" for name in kapture.MAP],
     ),
 }
+
+
+# options of each whole run; of 8 data sets three take their points from depth, two a retrieval list
+OPTIONS: dict[str, dict[str, Any]] = {
+    "aachen": {},
+    "cambridge": {},
+    "7scenes": {"map_points": "depth"},
+    "12scenes": {"map_points": "depth"},
+    "inloc": {"retrieval_pairs": "pairs-query-netvlad40-temporal.txt"},
+    "cmu": {},
+    "robotcar": {},
+    "kapture": {"retrieval_pairs": "query/pairsfile/query/fire_top6.txt"},
+}
+# fewer keypoints than the default only take less time
+SIFT = RememberingSift(SiftOptions(max_num_features=1000))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeRun:
+    """A finished run on a miniature; tests must not change its folder.
+
+    Attributes:
+        report: Its scores.
+        out: Its folder.
+        options: With which it was made.
+    """
+
+    report: Report
+    out: Path
+    options: dict[str, Any]
+
+
+def run_whole(name: str, mini: Miniature, out: Path) -> WholeRun:
+    """Map, localize and score a miniature."""
+    options = {"localizer": {"quick_min_inliers": 0}, **OPTIONS[name]}
+    if "retrieval_pairs" in options:
+        options["retrieval_pairs"] = str(mini.root / options["retrieval_pairs"])
+    report = run_benchmark(name, mini.root, out, matcher=SIFT, options=options)
+    return WholeRun(report=report, out=out, options=options)
 
 
 def write_miniature(name: str, root: Path, studio: Studio) -> Miniature:

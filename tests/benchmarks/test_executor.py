@@ -1,10 +1,15 @@
 """A run on a local Ray cluster whose workers are killed while they work."""
 
+import builtins
+import json
 import os
+import shutil
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +18,11 @@ from PIL import Image
 from benchmarks.executor import import_ray
 from benchmarks.jobs import MatcherSpec
 from benchmarks.mapfree_report import MapfreeReport
-from benchmarks.run import run_benchmark
+from benchmarks.miniatures import robotcar
+from benchmarks.run import Unfinished, run_benchmark
+from benchmarks.shards import Part
 from matching.errors import InputError
+from tests.benchmarks.miniature_sets import SIFT, Miniature, WholeRun
 
 NUM_FRAMES = 50
 SCENES = ("s00460", "s00461")
@@ -81,11 +89,11 @@ class Killer(threading.Thread):
                     self.killed.append(alive[0])
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")
-def test_nothing_is_lost_or_doubled_when_workers_are_killed(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray cluster of two workers on this machine."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'groundloc[ray]'")
-    write_noise(tmp_path / "data")
-    out = tmp_path / "out"
+    own_print = builtins.print
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -93,6 +101,73 @@ def test_nothing_is_lost_or_doubled_when_workers_are_killed(tmp_path: Path) -> N
         log_to_driver=False,
         object_store_memory=100 * 1024**2,
     )
+    yield
+    ray.shutdown()
+    builtins.print = own_print  # Ray puts its own there
+
+
+def results_of(out: Path) -> list[dict[str, Any]]:
+    """Every result of a run on RobotCar, without its times."""
+    lines = (out / robotcar.PLACE / "results.jsonl").read_text().splitlines()
+    results = [json.loads(line) for line in lines]
+    for result in results:
+        del result["timings_s"]
+    return results
+
+
+def unlocalized(run: WholeRun, out: Path) -> Path:
+    """A run whose map is made."""
+    made = Path(robotcar.PLACE) / "map"
+    shutil.copytree(run.out / made, out / made)
+    return out
+
+
+def test_shards_give_what_one_process_gives(
+    miniature: Callable[[str], Miniature], whole_run: Callable[[str], WholeRun], tmp_path: Path
+) -> None:
+    run, root = whole_run("robotcar"), miniature("robotcar").root
+    out = unlocalized(run, tmp_path / "out")
+    for index in (0, 1):
+        report = run_benchmark(
+            "robotcar",
+            root,
+            out,
+            matcher=SIFT,
+            options=run.options,
+            shard=Part(index=index, count=2),
+        )
+        assert isinstance(report, Unfinished) == (index == 0)
+    assert results_of(out) == results_of(run.out)
+    submission = "RobotCar_eval_sift.txt"
+    assert (out / submission).read_bytes() == (run.out / submission).read_bytes()
+    assert report.recall == run.report.recall and report.unscored == run.report.unscored
+
+
+def test_ray_gives_what_one_process_gives(
+    cluster: None,
+    miniature: Callable[[str], Miniature],
+    whole_run: Callable[[str], WholeRun],
+    tmp_path: Path,
+) -> None:
+    run, root = whole_run("robotcar"), miniature("robotcar").root
+    out = unlocalized(run, tmp_path / "out")
+    options = json.dumps({"max_num_features": SIFT.options.max_num_features})
+    report = run_benchmark(
+        "robotcar",
+        root,
+        out,
+        matcher=MatcherSpec(name="sift", options=options),
+        options=run.options,
+        executor="ray",
+    )
+    assert results_of(out) == results_of(run.out)
+    assert report.recall == run.report.recall and report.unscored == run.report.unscored
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")
+def test_nothing_is_lost_or_doubled_when_workers_are_killed(cluster: None, tmp_path: Path) -> None:
+    write_noise(tmp_path / "data")
+    out = tmp_path / "out"
     killer = Killer(out / "predictions")
     killer.start()
     try:
@@ -107,7 +182,6 @@ def test_nothing_is_lost_or_doubled_when_workers_are_killed(tmp_path: Path) -> N
     finally:
         killer.stopped.set()
         killer.join()
-        ray.shutdown()
     assert len(killer.killed) == 2 and killer.doubled == set()
     assert isinstance(report, MapfreeReport)
     for scene in SCENES:

@@ -24,25 +24,10 @@ from benchmarks.submissions import (
 )
 from localize.results import read_poses
 from matching.errors import InputError
-from matching.sift import SiftOptions
-from tests.benchmarks.fakes import RememberingSift
-from tests.benchmarks.miniature_sets import WRITERS, Miniature
+from tests.benchmarks.miniature_sets import SIFT, WRITERS, Miniature, WholeRun
 
 Miniatures = Callable[[str], Miniature]
 
-# options of each whole run; of 8 data sets three take their points from depth, two a retrieval list
-OPTIONS: dict[str, dict[str, Any]] = {
-    "aachen": {},
-    "cambridge": {},
-    "7scenes": {"map_points": "depth"},
-    "12scenes": {"map_points": "depth"},
-    "inloc": {"retrieval_pairs": "pairs-query-netvlad40-temporal.txt"},
-    "cmu": {},
-    "robotcar": {},
-    "kapture": {"retrieval_pairs": "query/pairsfile/query/fire_top6.txt"},
-}
-# fewer keypoints than the default only take less time
-SIFT = RememberingSift(SiftOptions(max_num_features=1000))
 SUBMISSIONS = {
     "aachen": ("Aachen_eval_sift.txt", bare_name),
     "inloc": ("InLoc_eval_sift.txt", bare_name),
@@ -66,15 +51,14 @@ def gap(a: pycolmap.Rigid3d, b: pycolmap.Rigid3d) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_whole_benchmark(name: str, miniature: Miniatures, tmp_path: Path) -> None:
+def test_whole_benchmark(
+    name: str, miniature: Miniatures, whole_run: Callable[[str], WholeRun]
+) -> None:
     """Map, localization, scores, submission: errors as small as SIFT's on these renderings."""
-    mini = miniature(name)
-    options = {"localizer": {"quick_min_inliers": 0}, **OPTIONS[name]}
-    if "retrieval_pairs" in options:
-        options["retrieval_pairs"] = str(mini.root / options["retrieval_pairs"])
-    report = run_benchmark(name, mini.root, tmp_path / "out", matcher=SIFT, options=options)
+    mini, run = miniature(name), whole_run(name)
+    report, out = run.report, run.out
     dataset = BENCHMARKS[name].open(mini.root, BENCHMARKS[name].options())
-    poses = read_poses(scene_folder(tmp_path / "out", dataset, dataset.scenes[0]) / "poses.txt")
+    poses = read_poses(scene_folder(out, dataset, dataset.scenes[0]) / "poses.txt")
     assert poses.keys() == mini.queries.keys()
     for query, pose in poses.items():
         metres, degrees = gap(pose, mini.queries[query])
@@ -91,8 +75,8 @@ def test_whole_benchmark(name: str, miniature: Miniatures, tmp_path: Path) -> No
     if name in SUBMISSIONS:
         file, line_name = SUBMISSIONS[name]
         names = [line_name(query) for query in mini.queries]
-        assert check_submission(tmp_path / "out" / file, names) == []
-        submitted = read_submission_poses(tmp_path / "out" / file)
+        assert check_submission(out / file, names) == []
+        submitted = read_submission_poses(out / file)
         for query, pose in poses.items():
             assert max(gap(submitted[line_name(query)], pose)) < 1e-5
 
