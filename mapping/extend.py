@@ -7,6 +7,7 @@ triangulated against them. The old map stays in place until the new one is compl
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,13 @@ from mapping.refine_tracks import database_keypoints, refine_database
 from mapping.retrieval import similar_photos
 from mapping.stage_clock import StageClock
 from mapping.store import (
+    FEATURES,
+    FIRST_PART,
     FeatureFile,
     ViewCache,
-    append_features,
+    extend_features,
     features_bytes,
+    is_feature_part,
     named_views,
     read_view,
     view_bytes,
@@ -233,15 +237,22 @@ class _Extension:
             temporary.replace(database)
         changed = database_keypoints(database, list(changed))
         result = self.reconstruct(database, changed, known, names, set(given), seen.reconstruction)
-        features = self.workspace.stages / "features.h5"
-        if not features.exists():
-            source = self.scene.path / "features.h5"
-            num_bytes = sum(view_bytes(views(name)) for name in changed) + source.stat().st_size
-            self.workspace.reserve(features_bytes(len(changed), num_bytes))
-            append_features(
-                source, features, named_views(list(changed), views, changed, descriptors)
-            )
         info = self.scene.info
+        kept = [file for file in info.files if is_feature_part(file.name)]
+        if not kept:
+            (first,) = (file for file in info.files if file.name == FEATURES)
+            kept = [replace(first, name=FIRST_PART)]
+        if not (self.workspace.stages / FEATURES).exists():
+            num_bytes = sum(view_bytes(views(name)) for name in changed)
+            num_links = len(self.old) + len(names)
+            self.workspace.reserve(features_bytes(len(changed), num_bytes) + 1024 * num_links)
+            extend_features(
+                self.scene.path / FEATURES,
+                self.workspace.stages,
+                self.old,
+                list(changed),
+                named_views(list(changed), views, changed, descriptors),
+            )
         encoded = {*self.old, *names}
         earlier = {n: reason for n, reason in info.not_registered.items() if n not in encoded}
         return finish_map(
@@ -266,6 +277,7 @@ class _Extension:
                     "extend": info.seconds.get("extend", 0.0) + self.clock.seconds["extend"],
                 },
             },
+            kept,
         )
 
     def encode(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mapping.info import (
     FORMAT_VERSION,
+    MapFile,
     MapImage,
     MapInfo,
     groundloc_version,
@@ -34,6 +35,7 @@ def finish_map(
     descriptors: Descriptors,
     retrieval: RetrievalOptions,
     details: dict[str, Any],
+    kept: Sequence[MapFile] = (),
 ) -> Map:
     """Index the photos with a pose, write ``map.json``, publish all files, open the map.
 
@@ -44,6 +46,7 @@ def finish_map(
         descriptors: Global descriptor per photo.
         retrieval: Options of the index.
         details: The fields of `MapInfo` that only the caller knows.
+        kept: Files of features that are those of the old map, perhaps under another name.
     """
     model = result.model
     registered = sorted(model.image(i).name for i in model.reg_image_ids())
@@ -58,7 +61,9 @@ def finish_map(
         write_observations(observations_file, model)
     model_files = (workspace.stages / SPARSE).glob("*.bin")
     files = [f"{SPARSE}/{file.name}" for file in model_files]
-    files += ["database.db", "features.h5", FILE_NAME, "retrieval.faiss"]
+    files += ["database.db", FILE_NAME, "retrieval.faiss"]
+    features = {file.name for file in workspace.stages.glob("features*.h5")}
+    files += features - {file.name for file in kept}
     info = MapInfo(
         format_version=FORMAT_VERSION,
         groundloc_version=groundloc_version(),
@@ -76,7 +81,7 @@ def finish_map(
         num_points3D=model.num_points3D(),
         num_observations=model.compute_num_observations(),
         mean_reprojection_error_px=model.compute_mean_reprojection_error(),
-        files=hash_files(workspace.stages, files),
+        files=(*hash_files(workspace.stages, files), *kept),
         **details,
     )
     workspace.publish(info_to_json(info))

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,8 @@ FORMAT_VERSION = 2
 _MAX_CHEAP_BYTES = 64 * 2**20
 # read whole at opening anyway, so always hashed
 _ALWAYS_CHECKED = "retrieval.faiss"
-# its parts carry checksums, checked where they are read: one damaged photo must not close a map
-_CHECKED_IN_PARTS = "features.h5"
+# their photos carry checksums, checked where they are read: one damaged photo must not close a map
+_CHECKED_IN_PARTS = re.compile(r"features(\.\d+)?\.h5")
 
 
 class PhotoFile(Protocol):
@@ -200,7 +201,7 @@ def check_files(map_path: Path, info: MapInfo, *, thorough: bool) -> list[str]:
             )
             continue
         cheap = size <= _MAX_CHEAP_BYTES or expected.name.startswith(_ALWAYS_CHECKED)
-        cheap = cheap and expected.name != _CHECKED_IN_PARTS
+        cheap = cheap and not _CHECKED_IN_PARTS.fullmatch(expected.name)
         if (thorough or cheap) and sha256_of_file(file) != expected.sha256:
             problems.append(f"'{file}' is damaged: its bytes have changed since the map was made")
     return problems

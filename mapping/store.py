@@ -3,7 +3,7 @@
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +16,9 @@ from matching.errors import InputError
 from matching.files import PathLike, atomic_file
 from matching.types import View
 
+FEATURES = "features.h5"
+FIRST_PART = "features.0.h5"
+_PART = "features."  # number, .h5
 _ARRAY = "arrays/"
 # what h5py raises where bytes of a file have changed
 _DAMAGE = (OSError, KeyError, RuntimeError, ValueError)
@@ -72,17 +75,62 @@ def write_features(
             _write_array(retrieval, array, values)
 
 
-def append_features(
-    source: PathLike, path: PathLike, views: Iterable[tuple[str, View, NDArray[np.float32]]]
+def is_feature_part(name: str) -> bool:
+    """Whether a file of a map is one that its ``features.h5`` links to."""
+    return name.startswith(_PART) and name.endswith(".h5") and name != FEATURES
+
+
+def extend_features(
+    source: Path,
+    folder: Path,
+    names: Iterable[str],
+    added: Sequence[str],
+    views: Iterable[tuple[str, View, NDArray[np.float32]]],
 ) -> None:
-    """Write a copy of a ``features.h5`` with photos added or replaced; see `write_features`."""
-    with atomic_file(path) as temporary:
-        shutil.copyfile(source, temporary)
-        with h5py.File(temporary, "r+") as file:
+    """Write the ``features.h5`` of an extended map without copying what it keeps.
+
+    The new one holds links (HDF5's own, which every reader follows) into ``features.0.h5``, which
+    is the first one under another name, and into one more file per extension.
+
+    Args:
+        source: The old map's ``features.h5``; it stays as it is.
+        folder: Where the new files go, and what an interrupted run left of them is; those kept
+            since an earlier extension stay beside ``source``.
+        names: Photos of the old map.
+        added: Names of the photos added or replaced.
+        views: These photos; see `write_features`.
+    """
+    with h5py.File(source, "r", locking=False) as old:
+        links = {name: old.get(f"images/{name}", getlink=True) for name in names}
+        retrieval = {name: values[()] for name, values in old["retrieval"].items()}
+    kept = {n: link.filename for n, link in links.items() if isinstance(link, h5py.ExternalLink)}
+    if len(kept) < len(links):  # never extended before
+        kept = dict.fromkeys(links, FIRST_PART)
+        _same_file(source, folder / FIRST_PART)
+    number = 1 + max(int(file.removeprefix(_PART).removesuffix(".h5")) for file in kept.values())
+    part = folder / f"{_PART}{number}.h5"
+    if not part.exists():
+        with atomic_file(part) as temporary, h5py.File(temporary, "w") as file:
             for name, view, descriptor in views:
-                if f"images/{name}" in file:
-                    del file[f"images/{name}"]
                 _write_photo(file, name, view, descriptor)
+    kept |= dict.fromkeys(added, part.name)
+    with atomic_file(folder / FEATURES) as temporary, h5py.File(temporary, "w") as file:
+        for name, target in kept.items():
+            file[f"images/{name}"] = h5py.ExternalLink(target, f"/images/{name}")
+        group = file.create_group("retrieval")
+        for array, values in retrieval.items():
+            _write_array(group, array, values)
+
+
+def _same_file(source: Path, target: Path) -> None:
+    """Another name of a file that never changes; a copy on disks that have no such thing."""
+    if target.exists():
+        return
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        with atomic_file(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def _write_photo(file: h5py.File, name: str, view: View, descriptor: NDArray[np.float32]) -> None:

@@ -110,6 +110,9 @@ class Workspace:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(target)
         done.replace(self.map_path / MAP_FILE)
+        for part in self.map_path.glob("features.*.h5"):  # of a map that was replaced
+            if part.name not in files:
+                part.unlink()
         shutil.rmtree(self.build)
 
 

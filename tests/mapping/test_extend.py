@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pycolmap
 import pytest
@@ -59,6 +60,47 @@ def test_extend_keeps_what_is_there(place: Place, tmp_path: Path, posed, dense) 
     view = matcher.encode(place.photos / "0005.png")
     assert new.retrieve(view, matcher, 1)[0].name == "0005.png"
     assert new.extend(place.photos, matcher).fingerprint == new.fingerprint  # nothing to add
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_features_are_kept_without_a_copy(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:  # as on disks of other systems
+
+        def refused(self: Path, target: Path) -> None:
+            raise OSError("no links here")
+
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    matcher, folder = FakeMatcher(place.world), tmp_path / "map"
+    scene = make(place, folder, matcher, posed=True)
+    views = {name: scene.load_view(name).keypoints for name in FIRST}
+    before = (folder / "features.h5").stat()
+    (made,) = (file for file in scene.info.files if file.name == "features.h5")
+    for number, name in enumerate(NEW, 1):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_bytes((place.photos / name).read_bytes())
+        scene = scene.extend(tmp_path / name, matcher)
+        parts = sorted(path.name for path in folder.glob("features.*.h5"))
+        assert parts == [f"features.{part}.h5" for part in range(number + 1)]
+        files = {file.name: file for file in scene.info.files}
+        assert files["features.0.h5"].sha256 == made.sha256
+        first = (folder / "features.0.h5").stat()
+        assert first.st_size == before.st_size and (first.st_ino == before.st_ino) == links
+        assert scene.check() == []
+    for name in FIRST:
+        np.testing.assert_array_equal(scene.load_view(name).keypoints, views[name])
+    with h5py.File(folder / "features.h5", locking=False) as file:  # readers follow the links
+        assert set(file["images"]) == {*FIRST, *NEW}
+        assert all(len(file[f"images/{name}/keypoints"]) > 100 for name in NEW)
+    damaged = bytearray((folder / "features.2.h5").read_bytes())
+    damaged[len(damaged) // 2] ^= 255
+    (folder / "features.2.h5").write_bytes(damaged)
+    (problem, *_) = Map.open(folder).check()
+    assert "features.2.h5" in problem
+    build_map(place.photos, folder, matcher, overwrite=True)
+    assert not list(folder.glob("features.*.h5"))
+    assert Map.open(folder).check() == []
 
 
 def test_extend_with_known_poses(place: Place, tmp_path: Path) -> None:
