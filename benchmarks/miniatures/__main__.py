@@ -18,10 +18,12 @@ MODULES = {
     "aachen": "aachen",
     "cambridge": "cambridge",
     "cmu": "cmu",
+    "colmap": "colmap_folder",
     "inloc": "inloc",
     "kapture": "kapture",
     "mapfree": "mapfree",
     "megadepth1500": "megadepth1500",
+    "pairs": "colmap_folder",
     "robotcar": "robotcar",
     "scannet1500": "scannet1500",
 }

@@ -8,7 +8,16 @@ from typing import Any
 
 import pycolmap
 
-from benchmarks.miniatures import aachen, cambridge, cmu, inloc, kapture, robotcar, seven_scenes
+from benchmarks.miniatures import (
+    aachen,
+    cambridge,
+    cmu,
+    colmap_folder,
+    inloc,
+    kapture,
+    robotcar,
+    seven_scenes,
+)
 from benchmarks.miniatures import twelve_scenes as twelve
 from benchmarks.miniatures.studio import FOCAL_PX, FloatArray, Studio, pinhole
 from benchmarks.report import Report
@@ -43,6 +52,7 @@ WRITERS: dict[str, tuple[str, FloatArray, Sequence[str]]] = {
         [f"frame-{twelve.NUM_QUERIES + k:06d}.color.jpg" for k in range(twelve.NUM_MAP)],
     ),
     "inloc": ("inloc", inloc.WORLD, inloc.CUTOUTS),
+    "colmap": ("colmap_folder", colmap_folder.WORLD, colmap_folder.MAP),
     "cmu": ("cmu", cmu.WORLD, [f"database/{name}" for name in cmu.DATABASE]),
     "robotcar": ("robotcar", robotcar.WORLD, robotcar.MAP),
     "kapture": (
@@ -53,7 +63,7 @@ WRITERS: dict[str, tuple[str, FloatArray, Sequence[str]]] = {
 }
 
 
-# options of each whole run; of 8 data sets three take their points from depth, two a retrieval list
+# options of each whole run; of 9 data sets three take their points from depth, two a retrieval list
 OPTIONS: dict[str, dict[str, Any]] = {
     "aachen": {},
     "cambridge": {},
@@ -61,6 +71,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "12scenes": {"map_points": "depth"},
     "inloc": {"retrieval_pairs": "pairs-query-netvlad40-temporal.txt"},
     "cmu": {},
+    "colmap": {},
     "robotcar": {},
     "kapture": {"retrieval_pairs": "query/pairsfile/query/fire_top6.txt"},
 }
