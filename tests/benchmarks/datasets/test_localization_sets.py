@@ -91,6 +91,8 @@ def test_reader_finds_the_exact_poses(name: str, miniature: Miniatures) -> None:
     assert set(task.query_cameras) == set(mini.queries)
     assert task.reference is not None
     true = {**mini.map_photos, **mini.queries}  # a folder's model holds those of the queries too
+    if name != "colmap":
+        assert {i.name for i in task.reference.images.values()} == set(mini.map_photos)
     for image in task.reference.images.values():
         assert max(gap(image.cam_from_world(), true[image.name])) < 1e-5
         # what an inverted pose would look like: nothing in these worlds is symmetric
