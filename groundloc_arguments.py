@@ -17,7 +17,7 @@ Command = Callable[[argparse.Namespace], dict[str, Any]]
 
 EXIT_WRONG_USE = 2
 
-DEFAULT_MATCHER = "sift"
+DEFAULT_MATCHER = "small"
 
 
 class WrongUseError(Exception):
@@ -120,7 +120,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         metavar="HOW",
         help="exhaustive, retrieval, sequential, or a file of 'name0 name1' lines",
     )
-    _add_matcher(command, default="small")  # SIFT has no point maps
+    _add_matcher(command)
 
     command = _command(commands, "evaluate", run["evaluate"])
     command.add_argument(
@@ -221,13 +221,13 @@ def _command(commands: Any, name: str, run: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_matcher(command: argparse.ArgumentParser, default: str = DEFAULT_MATCHER) -> None:
+def _add_matcher(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--matcher",
-        default=default,
+        default=DEFAULT_MATCHER,
         metavar="M",
-        help="sift, small (the bundled network), the path of a MASt3R or DUSt3R checkpoint, or a "
-        f"hub id; default: {default}",
+        help="small (the bundled network), sift, the path of a MASt3R or DUSt3R checkpoint, or a "
+        f"hub id; default: {DEFAULT_MATCHER}",
     )
 
 

@@ -19,7 +19,7 @@ from benchmarks.match_cards import HtmlReportOptions
 from benchmarks.rendered_place import PlaceOptions, write_rendered_place
 from benchmarks.report import Report
 from localize import Localization, Localizer, LocalizerOptions, write_poses, write_results
-from mapping import Map, MapOptions, build_map
+from mapping import Map, MapOptions, PairOptions, build_map
 from matching.errors import InputError
 from matching.files import PathLike, existing_folder, write_text_atomic
 from matching.images import list_images
@@ -39,8 +39,11 @@ class DemoOptions:
     hold_out_every: int = 4  # of one's own photos, one in so many is localized, not mapped
     # own photos: compare with a reconstruction of all photos, which takes a second mapping run
     reference: bool = True
-    map: MapOptions = field(default_factory=MapOptions)
-    localizer: LocalizerOptions = field(default_factory=LocalizerOptions)
+    # few pairs, so that it is over within minutes on two cores
+    map: MapOptions = field(
+        default_factory=lambda: MapOptions(pairs=PairOptions(max_exhaustive=12, top_k=8))
+    )
+    localizer: LocalizerOptions = field(default_factory=lambda: LocalizerOptions(top_k=5))
     html: HtmlReportOptions = field(default_factory=HtmlReportOptions)
 
     def __post_init__(self) -> None:
@@ -106,7 +109,7 @@ def run_demo(
     Args:
         out: Output folder: a new or empty one, or that of an earlier demo.
         photos: Folder of one's own photos.
-        matcher: From `matching.load_matcher`; SIFT if None.
+        matcher: From `matching.load_matcher`; the bundled network if None.
         device: Torch device of a matcher loaded here.
         options: Settings.
         progress: Wraps every long loop.
@@ -124,7 +127,7 @@ def run_demo(
             f"'{out}' is not empty and was not made by the demo, which would replace files in it: "
             "give --out a new folder"
         )
-    matcher = matcher or load_matcher("sift", device=device)
+    matcher = matcher or load_matcher("small", device=device)
     start = time.perf_counter()
     if photos is None:
         run = _rendered(root, matcher, options, progress)

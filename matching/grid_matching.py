@@ -37,8 +37,8 @@ class Grid:
         stride: Image pixels per cell; cell (i, j) covers pixels from stride * i, stride * j on.
         placing: How matches get between the cells: "peak" fits the similarity around a cell,
             "window" averages it as networks trained for that want it, "none" keeps the centre.
-        temperature: Of the softmax that the vectors were trained with: scores then tell right
-            matches from look-alikes. None: unknown, scores are confidences alone.
+        temperature: Of the softmax that the vectors were trained with: scores are then matches'
+            probabilities, which tell them from look-alikes. None: unknown, scores are confidences.
     """
 
     vectors: Tensor
@@ -65,8 +65,8 @@ class GridMatches:
     Attributes:
         points0: (M, 2) float32 x, y in image 0.
         points1: (M, 2) float32 x, y in image 1.
-        scores: Geometric mean of both confidences, times that of the match's probability in both
-            images where the grids have a temperature, (M,).
+        scores: (M,) float32: geometric mean of the match's probability in both images where the
+            grids have a temperature, else that of both confidences.
         rows0: Rows of the given points of image 0, (M,) int64; -1, or None for all, where the
             match ends at a free pixel.
         rows1: The same of image 1.
@@ -200,13 +200,15 @@ def _place(grid0: Grid, exact0: Tensor, grid1: Grid, cells1: Tensor, subpixel: b
 
 
 def _scores(grid0: Grid, cells0: Tensor, grid1: Grid, cells1: Tensor) -> Tensor:
-    squared = (grid0.confidence_at(cells0) * grid1.confidence_at(cells1)).float()
-    for here, own, there, other in (
-        (grid0, cells0, grid1, cells1),
-        (grid1, cells1, grid0, cells0),
-    ):
-        if there.temperature is not None:
-            vectors = here.vectors[own[:, 1], own[:, 0]]
-            probability = distinctness(vectors, there.vectors, other, temperature=there.temperature)
-            squared = squared * probability
-    return squared.sqrt()
+    if grid0.temperature is None or grid1.temperature is None:
+        return (grid0.confidence_at(cells0) * grid1.confidence_at(cells1)).float().sqrt()
+    both = [
+        distinctness(
+            here.vectors[own[:, 1], own[:, 0]], there.vectors, other, temperature=temperature
+        )
+        for here, own, there, other, temperature in (
+            (grid0, cells0, grid1, cells1, grid1.temperature),
+            (grid1, cells1, grid0, cells0, grid0.temperature),
+        )
+    ]
+    return (both[0] * both[1]).sqrt()

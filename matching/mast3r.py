@@ -62,7 +62,9 @@ class Mast3rOptions:
     # smallest confidence (geometric mean of both pixels); none: 1.001 of descriptors, 3 of points
     min_confidence: float | None = None
     border_px: int = 3  # free matches this close to a border are dropped, network pixels
-    max_matches: int = 0  # keep only so many of the best per pair; 0: all
+    # keep only so many of the best per pair; 0: all; none: 1,000 free matches of `small`, whose
+    # scores tell look-alikes, else all
+    max_matches: int | None = None
     # place matches between the cells of the descriptor grid; none: if the network is trained for it
     subpixel: bool | None = None
     symmetric: bool = False  # also decode in the other order and join both sets of free matches
@@ -75,12 +77,14 @@ class Mast3rOptions:
 
     def __post_init__(self) -> None:
         at_least_zero = (
-            *("long_side_px", "pixel_tol_px", "border_px", "max_matches"),
-            *("num_keypoints", "fine_side_px"),
+            *("long_side_px", "pixel_tol_px", "border_px", "num_keypoints"),
+            "fine_side_px",
         )
         for name in at_least_zero:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
+        if self.max_matches is not None and self.max_matches < 0:
+            raise ValueError(f"max_matches must be >= 0 or none, got {self.max_matches}")
         if self.grid_step_px < 1:
             raise ValueError(f"grid_step_px must be at least 1, got {self.grid_step_px}")
         if self.resize == "trained" and self.long_side_px not in (0, 224, 512):
@@ -127,7 +131,7 @@ class Mast3rMatcher(Matcher):
         small = self.config.architecture == "GroundlocSmall"
         published = _MIN_DESCRIPTOR_CONFIDENCE if self.config.desc_dim else _MIN_POINT_CONFIDENCE
         if small:
-            published = 0.0  # odds that a match is right: they rank, RANSAC decides
+            published = 0.0  # its scores rank, RANSAC decides
         given = self.options.min_confidence
         self.min_confidence = published if given is None else given
         asked = self.options.subpixel

@@ -21,6 +21,8 @@ from matching.types import Matches
 logger = logging.getLogger(__name__)
 
 _TEMPERATURE = 0.05  # of the InfoNCE that `small` is trained with
+# of a pair whose scores tell look-alikes; poses of hard pairs are best from about so many
+_MAX_FREE_MATCHES = 1000
 
 
 class MatchingOptions(Protocol):
@@ -35,7 +37,7 @@ class MatchingOptions(Protocol):
     @property
     def border_px(self) -> int: ...
     @property
-    def max_matches(self) -> int: ...
+    def max_matches(self) -> int | None: ...
     @property
     def symmetric(self) -> bool: ...
 
@@ -241,8 +243,11 @@ class PairDecoder:
         scores = found.scores.cpu().numpy().astype(np.float32)
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= self.min_confidence]
-        if self.options.max_matches:
-            order = order[: self.options.max_matches]
+        most = self.options.max_matches
+        if most is None and found.rows0 is None and found.rows1 is None:
+            most = _MAX_FREE_MATCHES if self._temperature is not None else 0
+        if most:
+            order = order[:most]
         return Matches(
             keypoints0=side0.photo_points(found.points0, found.rows0),
             keypoints1=side1.photo_points(found.points1, found.rows1),

@@ -19,6 +19,7 @@ from localize import Localization
 from localize.unfinished import UnfinishedResults
 
 ROOT = Path(__file__).resolve().parents[1]
+SIFT = ("--matcher", "sift")  # the quicker one
 
 
 class Run:
@@ -105,13 +106,13 @@ def test_localize_prints_poses_without_out(
 def test_sfm_map_skips_the_bad_photo_and_reports_it(
     run: Any, photos: Path, tmp_path: Path, rendered_place: RenderedPlace
 ) -> None:
-    made = run("map", photos, tmp_path / "map", "--json", "--pairs", "sequential", "--quiet")
+    made = run("map", photos, tmp_path / "map", *SIFT, "--json", "--pairs", "sequential", "--quiet")
     assert made.code == 0, made.err
     assert "broken.jpg" in made.json["not_registered"]
     assert made.json["num_images"] >= 6
-    again = run("map", photos, tmp_path / "map", "--pairs", "sequential")
+    again = run("map", photos, tmp_path / "map", *SIFT, "--pairs", "sequential")
     assert again.code == 0 and "broken.jpg" in again.out
-    other = run("map", photos, tmp_path / "map", "--pairs", "exhaustive")
+    other = run("map", photos, tmp_path / "map", *SIFT, "--pairs", "exhaustive")
     assert other.code == 1 and "pairs.method" in other.error
 
 
@@ -124,7 +125,7 @@ def test_extend_a_map_with_known_poses(
         for name in names:
             shutil.copy2(rendered_place.images / name, folder / name)
     truth, scene = rendered_place.folder / "sparse_gt", tmp_path / "map"
-    made = run("map", first, scene, "--known-poses", truth, "--json", "--quiet")
+    made = run("map", first, scene, *SIFT, "--known-poses", truth, "--json", "--quiet")
     assert made.code == 0 and made.json["num_images"] == 5
     extended = run("map", new, scene, "--extend", "--known-poses", truth, "--json", "--quiet")
     assert extended.code == 0, extended.err
@@ -137,7 +138,9 @@ def test_benchmark_colmap_and_pairs(
     run: Any, rendered_place: RenderedPlace, tmp_path: Path
 ) -> None:
     root = rendered_place.folder
-    scored = run("benchmark", "colmap", root, "--out", tmp_path / "c", "--limit", 2, "--json")
+    scored = run(
+        *("benchmark", "colmap", root, *SIFT, "--out", tmp_path / "c", "--limit", 2, "--json")
+    )
     assert scored.code == 0, scored.err
     assert scored.json["num_queries"] == scored.json["num_localized"] == 2
     assert scored.json["median_translation_error_m"] < 0.05
@@ -148,15 +151,15 @@ def test_benchmark_colmap_and_pairs(
     assert aligned.code == 0, aligned.err
     assert aligned.json["median_translation_error_m"] < 0.05
     pairs = run(
-        "benchmark", "pairs", root, "--out", tmp_path / "p", "--limit", 3, "--set", "gaps=[1,1]",
-        "--json",
+        "benchmark", "pairs", root, *SIFT, "--out", tmp_path / "p", "--limit", 3,
+        "--set", "gaps=[1,1]", "--json",
     )  # fmt: skip
     assert pairs.code == 0, pairs.err
     assert set(pairs.json["auc_deg"]) == {"5", "10", "20"} and pairs.json["auc_deg"]["10"] > 0.5
 
 
 def test_demo_on_own_photos(run: Any, photos: Path, tmp_path: Path) -> None:
-    shown = run("demo", "--photos", photos, "--out", tmp_path / "demo", "--quiet")
+    shown = run("demo", "--photos", photos, "--out", tmp_path / "demo", *SIFT, "--quiet")
     assert shown.code == 0, shown.err
     assert "localized" in shown.out and (tmp_path / "demo" / "report.html").exists()
     assert " %, " in shown.out and "units" not in shown.out  # as on the page
@@ -168,7 +171,7 @@ def test_match_and_relative(
     caplog.set_level("INFO")
     pair = [rendered_place.images / "map" / f"map_0{i}.jpg" for i in (0, 1)]
     npz, plot = tmp_path / "matches.npz", tmp_path / "matches.png"
-    matched = run("match", *pair, "--out", npz, "--plot", plot)
+    matched = run("match", *pair, *SIFT, "--out", npz, "--plot", plot)
     assert matched.code == 0
     with np.load(npz) as stored:
         count = len(stored["scores"])
@@ -180,8 +183,10 @@ def test_match_and_relative(
 
     camera = rendered_place.query_cameras["query/query_00.jpg"]
     text = " ".join(["PINHOLE", "320", "240", *map(str, camera.params)])
-    relative = run("relative", *pair, "--camera0", text, "--camera1", text, "--json")
+    relative = run("relative", *pair, *SIFT, "--camera0", text, "--camera1", text, "--json")
     assert relative.code == 0 and relative.json["success"] and not relative.json["metric"]
+    metric = run("relative", *pair, "--camera0", text, "--camera1", text, "--json")
+    assert metric.code == 0 and metric.json["success"] and metric.json["metric"]  # by default
     wrong = run("relative", *pair, "--camera0", "PINHOLE 320 240 300")
     assert wrong.code == 2 and "--camera0" in wrong.error
 
@@ -201,7 +206,7 @@ def test_match_and_relative(
         (["localize", "none", "a.jpg"], 1, "none"),
         (["info", "."], 1, "map.json"),
         (["match", "none.jpg", "none.jpg"], 1, "no image 'none.jpg'"),
-        (["match", "a.jpg", "a.jpg", "--dense"], 2, "--dense"),
+        (["match", "a.jpg", "a.jpg", "--dense", *SIFT], 2, "--dense"),
         (["evaluate", "none.txt", "."], 1, "'.' is no COLMAP model"),
         (["benchmark", "imagenet", ".", "--out", "out"], 2, "imagenet"),
         (["map", ".", "out", "--extend", "--overwrite"], 2, "--extend"),
@@ -209,13 +214,25 @@ def test_match_and_relative(
         (["map", ".", "out", "--set", "pairs=3", "--pairs", "exhaustive"], 2, "'pairs'"),
         (["benchmark", "pairs", ".", "--out", "out", "--set", "gap=1"], 2, "did you mean 'gaps'"),
         (["localize", "map", "a.jpg", "--out", "results.jsonl"], 2, "--out"),
-        (["map", ".", "out", "--set", "matcher.max_rato=0.7"], 2, "'matcher.max_ratio'"),
-        (["match", "a.jpg", "a.jpg", "--set", "matcher.max_rato=0.7"], 2, "'matcher.max_ratio'"),
-        (["match", "a.jpg", "a.jpg", "--set", "matcher.max_ratio=7"], 2, "max_ratio must be in"),
-        (["relative", "a.jpg", "a.jpg", "--set", "matcher.max_rato=1"], 2, "'matcher.max_ratio'"),
-        (["demo", "--set", "matcher.max_rato=1"], 2, "'matcher.max_ratio'"),
+        (["map", ".", "out", *SIFT, "--set", "matcher.max_rato=0.7"], 2, "'matcher.max_ratio'"),
         (
-            ["benchmark", "pairs", ".", "--out", "out", "--set", "matcher.max_rato=1"],
+            ["match", "a.jpg", "a.jpg", *SIFT, "--set", "matcher.max_rato=0.7"],
+            2,
+            "'matcher.max_ratio'",
+        ),
+        (
+            ["match", "a.jpg", "a.jpg", *SIFT, "--set", "matcher.max_ratio=7"],
+            2,
+            "max_ratio must be in",
+        ),
+        (
+            ["relative", "a.jpg", "a.jpg", *SIFT, "--set", "matcher.max_rato=1"],
+            2,
+            "'matcher.max_ratio'",
+        ),
+        (["demo", *SIFT, "--set", "matcher.max_rato=1"], 2, "'matcher.max_ratio'"),
+        (
+            ["benchmark", "pairs", ".", *SIFT, "--out", "out", "--set", "matcher.max_rato=1"],
             2,
             "'matcher.max_ratio'",
         ),
@@ -386,7 +403,7 @@ def test_an_interrupted_reconstruction_goes_on_only_without_a_map(
 
 def test_interrupt_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "groundloc.py", "map", str(photos), str(tmp_path / "map")],
+        [sys.executable, "groundloc.py", "map", str(photos), str(tmp_path / "map"), *SIFT],
         cwd=ROOT,
         # background jobs of shells ignore the signal, and so would their children
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -18,6 +18,7 @@ from benchmarks.rendered_place import PlaceOptions, RenderedPlace, write_rendere
 from localize import read_poses, read_results
 from mapping import read_camera_list, read_model
 from matching.errors import InputError
+from matching.load import load_matcher
 from matching.pointmap import PairGeometry
 from matching.progress import silent
 from matching.types import View
@@ -35,12 +36,12 @@ FILES = ("report.html", "report.json", "poses.txt", "results.jsonl")
 def rendered(
     rendered_place: RenderedPlace, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, DemoResult]:
-    """The real demo with the real matcher, on fewer and smaller photos that are rendered before."""
+    """The real demo with SIFT, the quicker one, on fewer photos that are rendered before."""
     out = tmp_path_factory.mktemp("rendered") / "demo"
     shutil.copytree(rendered_place.folder, out / "place")
     (out / demo._MARKER).write_text("{}")  # as an interrupted demo leaves it
     before = {path: path.stat().st_mtime_ns for path in (out / "place").rglob("*.jpg")}
-    result = run_demo(out, options=DemoOptions(place=SMALL))
+    result = run_demo(out, matcher=load_matcher("sift"), options=DemoOptions(place=SMALL))
     assert {path: path.stat().st_mtime_ns for path in (out / "place").rglob("*.jpg")} == before
     return out, result
 
@@ -115,7 +116,7 @@ def test_a_second_run_reuses_photos_and_map(rendered: tuple[Path, DemoResult]) -
     poses = (out / "poses.txt").read_text()
     for name in FILES:
         (out / name).unlink()
-    again = run_demo(out, options=DemoOptions(place=SMALL))
+    again = run_demo(out, matcher=load_matcher("sift"), options=DemoOptions(place=SMALL))
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     assert (out / "poses.txt").read_text() == poses
     assert again.report.median_vcre_px == first.report.median_vcre_px
