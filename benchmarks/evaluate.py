@@ -223,7 +223,8 @@ def _frame_hint(found: Mapping[str, _Found], truth: Poses, errors: _Errors) -> s
     if not known.any():
         return ""
     median = float(np.median(errors.translation[known]))
-    if known.sum() < _MIN_POSES_TO_FIT and median > _spread(truth):
+    # a single camera is not apart from any other, so that it tells nothing
+    if known.sum() < _MIN_POSES_TO_FIT and median > _spread(truth) > 0:
         return (
             f"the poses are off by {median:.3g} (median), more than the cameras of the truth are "
             "apart: if their map has a frame or scale of its own, align it by its own photos "

@@ -231,6 +231,8 @@ def test_poses_of_another_frame_are_noticed_and_poor_alignments_too(
     assert "more than the cameras of the truth are apart" in hint
     right = {name: truth[name] for name in few}
     assert not any("--align-map" in note for note in evaluate(right, truth).notes)
+    name = next(iter(few))  # of one camera nobody can tell
+    assert not any("--align-map" in n for n in evaluate(moved, {name: truth[name]}).notes)
     caplog.clear()
     # no hint where the frame is right, or where no frame makes the poses right
     wrong = dict(zip(truth, reversed(list(truth.values())), strict=True))
