@@ -236,7 +236,7 @@ def _check_root(kind: Benchmark, job: Job) -> None:
         for folder in (job.root.parent, job.root.parent.parent, *itertools.islice(below, 50)):
             try:
                 kind.units(replace(job, root=folder), WHOLE)
-            except InputError:
+            except (InputError, OSError):  # no such data set, or one that may not be read
                 continue
             raise InputError(f"{error}; did you mean '{folder}'?") from error
         raise

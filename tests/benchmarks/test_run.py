@@ -256,6 +256,21 @@ def test_a_run_with_a_limit_goes_on_without_it(two: TwoScenes, out: Path, tmp_pa
         run_benchmark("two", two.root, tmp_path, matcher=two.matcher, limit=2)
 
 
+def test_folders_that_may_not_be_read_hide_no_error(tmp_path: Path) -> None:
+    def read(root: Path, options: LocalizationOptions) -> LocalizationDataset:
+        if root == tmp_path:
+            raise InputError("no such data set")
+        raise PermissionError(13, "Permission denied", str(root))
+
+    (tmp_path / "lost+found").mkdir()
+    BENCHMARKS["closed"] = LocalizationBenchmark(options=LocalizationOptions, open=read)
+    try:
+        with pytest.raises(InputError, match=r"^no such data set$"):
+            check_benchmark("closed", tmp_path)
+    finally:
+        del BENCHMARKS["closed"]
+
+
 def test_a_folder_takes_one_benchmark(two: TwoScenes, out: Path) -> None:
     BENCHMARKS["too"] = BENCHMARKS["two"]
     try:
