@@ -17,6 +17,8 @@ def damage(photo: Path) -> str:
     A download or an archive that broke off leaves files without their ends. Only a photo whose end
     is not found is decoded.
     """
+    if not photo.is_file():
+        return f"no photo '{photo}'"
     with photo.open("rb") as file:
         head = file.read(4)
         size = file.seek(0, os.SEEK_END)

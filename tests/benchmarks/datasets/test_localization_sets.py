@@ -10,7 +10,7 @@ import numpy as np
 import pycolmap
 import pytest
 
-from benchmarks.datasets import inloc_poses
+from benchmarks.datasets import inloc_poses, photo_check
 from benchmarks.datasets.task import LocalizationTask
 from benchmarks.evaluate import true_poses
 from benchmarks.interchange import kapture
@@ -279,6 +279,7 @@ def test_the_folder_beside_is_offered(name: str, miniature: Miniatures, tmp_path
 
 
 def test_photos_that_broke_off_are_found(miniature: Miniatures, tmp_path: Path) -> None:
+    assert "no photo" in photo_check.damage(tmp_path / "missing.jpg")
     root = tmp_path / "data"
     for name, photos in (
         ("aachen", ("images_upright/db/1045.jpg", "images_upright/query/day/nexus4/*.jpg")),
