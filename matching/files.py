@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from matching.errors import InputError
 
 PathLike = str | os.PathLike[str]
+
+_READING_UMASK = threading.Lock()
 
 
 def existing_folder(path: PathLike, what: str = "folder") -> Path:
@@ -80,9 +83,7 @@ def atomic_file(path: PathLike) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             # private while it is written; a finished file follows the umask
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
+            temporary.chmod(0o666 & ~_umask())
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -103,6 +104,14 @@ def check_writable(path: PathLike) -> None:
         pass
 
 
+def _umask() -> int:
+    """The umask of the process. Reading sets it, so that two threads at once would leave it 0."""
+    with _READING_UMASK:
+        umask = os.umask(0)
+        os.umask(umask)
+    return umask
+
+
 @contextmanager
 def _named_after(target: Path, temporary: Path) -> Iterator[None]:
     """Errors of the system name the target: the caller knows nothing of a temporary file."""
@@ -120,9 +129,7 @@ def atomic_folder(path: PathLike) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o777 & ~umask)
+    temporary.chmod(0o777 & ~_umask())
     old = temporary.with_suffix(".old")
     try:
         yield temporary

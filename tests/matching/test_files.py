@@ -1,6 +1,8 @@
 """`matching.files`: nothing is ever half-written."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,28 @@ def test_atomic_file_keeps_the_old_file_on_failure(tmp_path: Path) -> None:
     umask = os.umask(0)
     os.umask(umask)
     assert target.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_threads_that_write_at_once_leave_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_umask = os.umask
+
+    def slow(mask: int) -> int:
+        before = set_umask(mask)
+        time.sleep(0.005)  # other threads run in between
+        return before
+
+    outside = set_umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", slow)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda n: write_text_atomic(tmp_path / str(n), "text"), range(8)))
+        left = set_umask(0o027)
+    finally:
+        set_umask(outside)
+    assert left == 0o027
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o640}
 
 
 def test_errors_name_the_target_not_the_temporary_file(tmp_path: Path) -> None:
