@@ -62,8 +62,8 @@ class Mast3rOptions:
     # smallest confidence (geometric mean of both pixels); none: 1.001 of descriptors, 3 of points
     min_confidence: float | None = None
     border_px: int = 3  # free matches this close to a border are dropped, network pixels
-    # keep only so many of the best per pair; 0: all; none: 1,000 free matches of `small`, whose
-    # scores tell look-alikes, else all
+    # keep only so many of the best per pair; 0: all; none: of the free matches of `small`, whose
+    # scores are probabilities, 1,000 and all above 0.3, else all
     max_matches: int | None = None
     # place matches between the cells of the descriptor grid; none: if the network is trained for it
     subpixel: bool | None = None

@@ -3,9 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from matching import bundled
 from matching.bundled import BUNDLED, bundled_weights
@@ -75,3 +78,20 @@ def test_it_matches_places_it_never_saw_at_any_shape() -> None:
         assert len(right) > 200
         assert float(right.float().mean()) > 0.85  # the strip of 256x96 has the least
         assert float(right[:200].float().mean()) > 0.95  # the best come first
+
+
+def test_free_matches_are_a_thousand_and_all_sure_ones() -> None:
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    photo = np.asarray(noise.resize((224, 168), Image.Resampling.BICUBIC))
+    other = np.asarray(noise.rotate(25).resize((224, 168), Image.Resampling.BICUBIC))
+    small: dict[str, Any] = {"grid_step_px": 2, "long_side_px": 224}
+    everything = load_matcher("small", options={**small, "max_matches": 0})
+    chosen = load_matcher("small", options=small)
+    for second, easy in ((photo, True), (other, False)):
+        views = everything.encode(photo), everything.encode(second)
+        scores = everything.match_views(*views).scores
+        assert len(scores) > 1000 and (np.diff(scores) <= 0).all() and scores[0] <= 1.0
+        sure = int((scores > 0.3).sum())
+        assert (sure > 1000) == easy
+        np.testing.assert_array_equal(chosen.match_views(*views).scores, scores[: max(1000, sure)])
