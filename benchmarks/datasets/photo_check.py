@@ -6,7 +6,7 @@ from pathlib import Path
 from matching.errors import InputError
 from matching.images import read_image
 
-_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 _TAIL_BYTES = 64 * 2**10  # cameras write some more after the end of a JPEG
 
@@ -24,7 +24,8 @@ def damage(photo: Path) -> str:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL_BYTES))
         tail = file.read()
-    if head.startswith(_JPEG) and _JPEG_END in tail:
+    # an end before the last scan is that of the small picture in the EXIF block
+    if head.startswith(_JPEG) and tail.rfind(_JPEG_END) > tail.rfind(_JPEG_SCAN):
         return ""
     if head.startswith(_PNG) and tail.endswith(_PNG_END):
         return ""

@@ -1,5 +1,6 @@
 """Every published localization data set, in miniature, through its whole benchmark."""
 
+import io
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 import pytest
+from PIL import Image
 
 from benchmarks.datasets import inloc_poses, photo_check
 from benchmarks.datasets.task import LocalizationTask
@@ -261,6 +263,18 @@ def test_check_counts_against_the_published_numbers(name: str, miniature: Miniat
     # a miniature is no complete download, and where the publishers say so it shows
     published = {"aachen", "cambridge", "7scenes", "12scenes", "inloc", "robotcar"}
     assert check.complete == (name not in published)
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_the_photo(tmp_path: Path) -> None:
+    file, pixels = io.BytesIO(), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    photo = file.getvalue()
+    block = b"Exif\0\0" + photo
+    whole = photo[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + photo[2:]
+    (tmp_path / "a.jpg").write_bytes(whole)
+    assert photo_check.damage(tmp_path / "a.jpg") == ""
+    (tmp_path / "a.jpg").write_bytes(whole[:-1000])
+    assert "a.jpg" in photo_check.damage(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("name", WRITERS)
