@@ -27,8 +27,8 @@ class PnPOptions:
     loss_scale_px: float = 1.0  # error beyond which the Cauchy loss of the refinement flattens
     max_iterations: int = 20_000  # most samples drawn by RANSAC
     success_probability: float = 0.9999  # RANSAC stops when a better pose is less likely than 1 - p
-    # RANSAC looks at no more: the first half of them are the first matches, the others are spread
-    # evenly over the rest. Inliers and refinement count all matches.
+    # RANSAC with a known focal length looks at no more: the first half of them are the first
+    # matches, the others are spread evenly over the rest. Inliers and refinement count all.
     max_ransac_matches: int = 5_000
     # draw samples from the first matches at first, which callers give best first (PROSAC)
     progressive_sampling: bool = True
