@@ -41,9 +41,9 @@ class DemoOptions:
     reference: bool = True
     # few pairs, so that it is over within minutes on two cores
     map: MapOptions = field(
-        default_factory=lambda: MapOptions(pairs=PairOptions(max_exhaustive=12, top_k=8))
+        default_factory=lambda: MapOptions(pairs=PairOptions(max_exhaustive=12, top_k=5))
     )
-    localizer: LocalizerOptions = field(default_factory=lambda: LocalizerOptions(top_k=5))
+    localizer: LocalizerOptions = field(default_factory=lambda: LocalizerOptions(top_k=3))
     html: HtmlReportOptions = field(default_factory=HtmlReportOptions)
 
     def __post_init__(self) -> None:
