@@ -446,11 +446,13 @@ class _Build:
 
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(work, load)
+            done = False
             try:
                 yield future
-            except BaseException:
-                stop.set()
-                raise
+                done = True
+            finally:
+                if not done:
+                    stop.set()
 
     def reconstruct(
         self,
