@@ -39,11 +39,15 @@ class DemoOptions:
     hold_out_every: int = 4  # of one's own photos, one in so many is localized, not mapped
     # own photos: compare with a reconstruction of all photos, which takes a second mapping run
     reference: bool = True
-    # few pairs, so that it is over within minutes on two cores
-    map: MapOptions = field(
+    map: MapOptions = field(  # of one's own photos
+        default_factory=lambda: MapOptions(pairs=PairOptions(max_exhaustive=20, top_k=10))
+    )
+    localizer: LocalizerOptions = field(default_factory=LocalizerOptions)
+    # of the rendered place: few pairs, so that it is over within three minutes on two cores
+    place_map: MapOptions = field(
         default_factory=lambda: MapOptions(pairs=PairOptions(max_exhaustive=12, top_k=5))
     )
-    localizer: LocalizerOptions = field(default_factory=lambda: LocalizerOptions(top_k=3))
+    place_localizer: LocalizerOptions = field(default_factory=lambda: LocalizerOptions(top_k=3))
     html: HtmlReportOptions = field(default_factory=HtmlReportOptions)
 
     def __post_init__(self) -> None:
@@ -119,6 +123,10 @@ def run_demo(
             demo did not make.
     """
     options = options or DemoOptions()
+    if photos is None:
+        options = dataclasses.replace(
+            options, map=options.place_map, localizer=options.place_localizer
+        )
     root = Path(out)
     if root.exists() and not root.is_dir():
         raise InputError(f"'{out}' is a file, but --out takes a folder")

@@ -64,7 +64,7 @@ def test_it_matches_places_it_never_saw_at_any_shape() -> None:
     world = PairWorld("cpu", textures_per_style=1, texture_size=128, texture_seed=77)
     for width, height in ((224, 160), (128, 224), (256, 96)):
         matcher = load_matcher("small", options={"long_side_px": max(width, height)})
-        batch = world(1, pairs=1, image_size=(width, height), difficulty=0.2)
+        batch = world(2, pairs=1, image_size=(width, height), difficulty=0.2)
         images = (batch.images[0].permute(0, 2, 3, 1) * 255).byte().numpy()
         matches = matcher.match_views(matcher.encode(images[0]), matcher.encode(images[1]))
         keypoints0, keypoints1 = (
@@ -76,7 +76,7 @@ def test_it_matches_places_it_never_saw_at_any_shape() -> None:
         errors = (positions[0] + (keypoints0 - pixels) - keypoints1).norm(dim=-1)
         right = visible[0] & (errors < 2)
         assert len(right) > 200
-        assert float(right.float().mean()) > 0.85  # the strip of 256x96 has the least
+        assert float(right.float().mean()) > 0.9
         assert float(right[:200].float().mean()) > 0.95  # the best come first
 
 

@@ -12,7 +12,8 @@ from matching.training.contact_sheet import contact_sheet
 from matching.training.draft import Palette
 from matching.training.light import CLOUDS, NUM_LIGHT
 from matching.training.lighting import draw_lights
-from matching.training.overlap import overlap
+from matching.training.overlap import draw_overlapping, overlap
+from matching.training.render import depth_images
 from matching.training.scenes import draw_stage
 from matching.training.stage import SLOTS
 from matching.training.world import KIND, NUM_GEOMETRY, RADIUS, VIEWS, Kind
@@ -149,6 +150,28 @@ def test_cameras_stay_inside_and_vary() -> None:
     assert float((down_in_image < -0.5).float().mean()) > 0.7
     easy = draw_camera_pairs(low, high, targets, (60, 80), generator, difficulty=0.0)
     assert torch.equal(easy.K[:, 0], easy.K[:, 1])
+
+
+def test_hard_pairs_look_at_different_things_now_and_then() -> None:
+    low, high = torch.tensor([-1.0, -1, 0]).expand(400, 3), torch.tensor([1.0, 1, 1]).expand(400, 3)
+    targets = torch.tensor([[-50.0, 0, 0.5], [50.0, 0, 0.5]]).expand(400, 2, 3)
+    for difficulty, least, most in ((1.0, 0.04, 0.2), (0.0, 0.0, 0.0)):
+        generator = torch.Generator().manual_seed(0)
+        cameras = draw_camera_pairs(low, high, targets, (60, 80), generator, difficulty=difficulty)
+        sides = cameras.cam_from_world[:, :, 2, 0] > 0  # along world x
+        assert least <= float((sides[:, 0] != sides[:, 1]).float().mean()) <= most
+
+
+def test_overlaps_reach_from_slivers_to_most(palette: Palette) -> None:
+    generator = torch.Generator().manual_seed(3)
+    stage = draw_stage(48, generator, palette, difficulty=1.0)
+    cameras = draw_overlapping(stage, (24, 18), generator, difficulty=1.0)
+    scene, view = torch.arange(48).repeat_interleave(2), torch.arange(2).repeat(48)
+    K, poses = cameras.K, cameras.cam_from_world
+    depth = depth_images(stage.scenes, scene, view, K.flatten(0, 1), poses.flatten(0, 1), (24, 18))
+    seen = overlap(depth.reshape(48, 2, 18, 24), K, poses)
+    assert float(seen.min()) < 0.02 and float(seen.max()) > 0.5
+    assert 0.08 < float((seen < 0.1).float().mean()) < 0.4
 
 
 def test_lights_vary_and_mostly_agree_within_a_pair(palette: Palette) -> None:

@@ -12,6 +12,7 @@ from matching.checkpoint import read_checkpoint as read_weights
 from matching.errors import InputError
 from matching.network.small import SmallNetwork
 from matching.options import build_options, read_options_file
+from matching.training import objective
 from matching.training.batch import PairBatch
 from matching.training.checkpoints import (
     Checkpoint,
@@ -265,6 +266,42 @@ def test_samples_are_true_dense_and_reproducible() -> None:
     gaps = torch.cdist(first.positions0[:, :128], first.positions0[:, :128])
     neighbours = gaps + 1e3 * (gaps == 0)
     assert float((neighbours.min(-1).values <= 2).float().mean()) > 0.4  # windows
+
+
+def test_no_place_is_drawn_twice_and_unseen_ones_fill_up() -> None:
+    batch = plane_pairs(4, pairs=2, image_size=(64, 48), difficulty=0.5)
+    cells = torch.randperm(64 * 48, generator=torch.Generator().manual_seed(0))[:300]
+    listed = torch.stack([cells % 64, cells // 64], -1).expand(2, 300, 2)
+    given = dataclasses.replace(batch, pixels0=listed, pixels1=listed)
+    for num_visible in (300, 10):
+        visible = (torch.arange(300) < num_visible).expand(2, 300)
+        samples = sample_correspondences(
+            dataclasses.replace(given, visible=visible),
+            256,
+            generator=torch.Generator().manual_seed(1),
+        )
+        half = 128
+        spread = half - 256 // 6 // 16 * 16 - 256 // 6  # without windows and random places
+        for pair in range(2):
+            own = torch.cat(
+                [samples.positions0[pair, :spread], samples.positions1[pair, half:][:spread]]
+            )
+            assert len(own.unique(dim=0)) == 2 * spread
+            first = {tuple(row) for row in listed[pair, :num_visible].tolist()}
+            drawn = {tuple(row) for row in own.long().tolist()}
+            assert len(first & drawn) == min(num_visible, 2 * spread)
+
+
+def test_point_maps_of_another_scale_are_wrong() -> None:
+    points = torch.rand(2, 40, 3, generator=torch.Generator().manual_seed(0)) + 1
+    valid = torch.ones(2, 40, dtype=torch.bool)
+    same = torch.eye(4).expand(2, 4, 4)
+    errors = []
+    for scale in (1.0, 0.5):
+        guess = (points * scale, points * scale, torch.ones(2, 40), torch.ones(2, 40))
+        _, error = objective._regression(*guess, points, points, valid, valid, same, 20.0)
+        errors.append(float(error))
+    assert errors[0] == pytest.approx(0.0, abs=1e-6) and errors[1] > 0.3
 
 
 def test_samples_survive_pairs_without_overlap() -> None:
