@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/groundloc demo --out $(OUT)
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
