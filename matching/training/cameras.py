@@ -99,7 +99,7 @@ def draw_camera_pairs(
     first = torch.minimum(torch.maximum(first, low), high)
     distance = (target - first).norm(dim=-1, keepdim=True).clamp_min(0.3)
     step = F.normalize(normal(3) * constant((1.0, 1.0, 0.4), device), dim=-1)
-    length = distance * (0.03 + uniform(1, high=1.0) * (0.1 + 0.85 * difficulty))
+    length = distance * (0.03 + uniform(1, high=1.0) * (0.1 + 1.1 * difficulty))
     second = torch.minimum(torch.maximum(first + step * length, low), high)
 
     width, height = image_size

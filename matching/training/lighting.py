@@ -52,7 +52,7 @@ def draw_lights(
         draw = torch.rand((count, 1), generator=generator, device=device)
         return draw < probability
 
-    other = torch.where(chance(0.45 * difficulty), second, first)
+    other = torch.where(chance(0.55 * difficulty), second, first)
     # the same weather at another hour: only the key light differs
     later = first.clone()
     later[:, KEY], later[:, KEY_COLOR] = second[:, KEY], second[:, KEY_COLOR]

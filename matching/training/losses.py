@@ -1,10 +1,11 @@
-"""Training losses of the MASt3R family, as published, and two of our own for precision.
+"""Training losses of the MASt3R family, as published, and three of our own.
 
 Published: scale-normalised point-map regression weighted by the predicted confidence (Wang et al.,
 "DUSt3R", CVPR 2024, equations 2-5) and InfoNCE over corresponding descriptors (Leroy, Cabon,
 Revaud, "Grounding Image Matching in 3D with MASt3R", ECCV 2024, equations 8-10). Our own:
 `local_matching_loss` teaches descriptors to peak at the exact sub-pixel place within a small
-window, and `match_odds_loss` teaches the descriptor confidence which matches are right.
+window, `match_odds_loss` teaches the descriptor confidence which matches are right, and
+`log_scale_error` the metres of point maps whose shape is learned without a scale.
 
 All functions take and return tensors only, in float32 (call them outside autocast); an empty mask
 gives a zero that still carries a gradient graph.
@@ -82,6 +83,34 @@ def pointmap_errors(
         (predicted0 / scale - target0 / target_scale).norm(dim=-1),
         (predicted1 / scale - target1 / target_scale).norm(dim=-1),
     )
+
+
+def log_scale_error(
+    predicted0: Tensor,
+    predicted1: Tensor,
+    target0: Tensor,
+    target1: Tensor,
+    valid0: Tensor,
+    valid1: Tensor,
+) -> Tensor:
+    """How far the scale of predicted point maps is from the true one, too large like too small.
+
+    Args:
+        predicted0: Predicted point map of view 0 in camera 0, (B, H0, W0, 3).
+        predicted1: Predicted point map of view 1 in camera 0, (B, H1, W1, 3).
+        target0: True points of view 0 in camera 0, (B, H0, W0, 3) metres.
+        target1: True points of view 1 in camera 0, (B, H1, W1, 3) metres.
+        valid0: Pixels of view 0 with a target, (B, H0, W0) bool.
+        valid1: Pixels of view 1 with a target, (B, H1, W1) bool.
+
+    Returns:
+        The absolute logarithm of the ratio of both `pair_scale`, (B,); 0 for a pair without a
+        target.
+    """
+    target_scale = pair_scale(target0, target1, valid0, valid1)
+    scale = pair_scale(predicted0, predicted1, valid0, valid1)
+    some = valid0.flatten(1).any(1) | valid1.flatten(1).any(1)
+    return torch.where(some, (scale / target_scale).log().abs(), 0)
 
 
 def confidence_weighted_loss(

@@ -19,6 +19,7 @@ from matching.training.losses import (
     confidence_weighted_loss,
     info_nce,
     local_matching_errors,
+    log_scale_error,
     masked_mean,
     match_odds_loss,
     pointmap_errors,
@@ -27,19 +28,22 @@ from matching.training.samples import Correspondences
 
 METRIC_NAMES = (
     *("loss", "matching", "accuracy", "local", "local_error_px", "odds"),
-    *("regression", "point_error", "retrieval", "retrieval_accuracy", "visible"),
+    *("regression", "point_error", "scale_error", "retrieval", "retrieval_accuracy", "visible"),
 )
+
+_FEW = 32  # a pair of so many visible correspondences counts half
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
     """Weights and constants of the joined loss."""
 
-    matching_weight: float = 1.0  # InfoNCE, mean over visible correspondences, nats
+    matching_weight: float = 1.0  # InfoNCE, mean over the pairs of the mean of a pair, nats
     local_weight: float = 1.0  # cross-entropy inside the window, nats
     local_error_weight: float = 1.0  # distance of the expected from the true place, cells
     odds_weight: float = 0.5  # descriptor confidence as the odds of a right match
-    regression_weight: float = 0.4  # confidence-weighted point maps
+    regression_weight: float = 0.4  # confidence-weighted point maps of any scale
+    scale_weight: float = 0.1  # logarithm of their scale against metres
     retrieval_weight: float = 0.1  # global descriptors, the pair against the batch
     temperature: float = 0.05  # of InfoNCE and of the window
     retrieval_temperature: float = 0.07
@@ -125,7 +129,7 @@ def joined_loss(
         options.temperature,
         options.right_within_px,
     )
-    matching = masked_mean(losses, visible)
+    matching = _mean_of_pairs(losses, visible)
     accuracy = masked_mean((right0 & right1).float(), visible)
 
     local = local_error = odds = torch.zeros((), device=visible.device)
@@ -153,7 +157,7 @@ def joined_loss(
         exact = error.detach() * SmallNetwork.descriptor_stride < options.exact_within_px
         odds = odds + _odds(maps, own_cells, right & exact & visible[:, every])
 
-    regression, point_error = _either(_regression, compile)(
+    regression, point_error, scale_error = _either(_regression, compile)(
         *(m.flatten(1, 2) for m in (maps0.pointmap, maps1.pointmap)),
         *(m.flatten(1, 2) for m in (maps0.confidence, maps1.confidence)),
         *batch.pointmaps.flatten(2, 3).unbind(1),
@@ -168,12 +172,14 @@ def joined_loss(
         + options.local_error_weight * local_error
         + options.odds_weight * odds
         + options.regression_weight * regression
+        + options.scale_weight * scale_error
         + options.retrieval_weight * retrieval
     )
     metrics = torch.stack(
         [
             *(loss, matching, accuracy, local, local_error * SmallNetwork.descriptor_stride, odds),
-            *(regression, point_error, retrieval, retrieval_accuracy, visible.float().mean()),
+            *(regression, point_error, scale_error),
+            *(retrieval, retrieval_accuracy, visible.float().mean()),
         ]
     )
     return loss, metrics.detach()
@@ -232,10 +238,12 @@ def _regression(
     valid1: Tensor,
     cam1_from_cam0: Tensor,
     max_distance: float,
-) -> tuple[Tensor, Tensor]:
-    """The point maps' loss and error in metres of the world, by the size of the pair.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The point maps' loss, error by the size of the pair, and error of their scale.
 
-    Pixels are in one axis, so that portrait compiles no second time.
+    Shape and scale are learned apart: errors in metres would be mostly errors of the scale, drive
+    all confidences to their least and, as a point too far costs more than one too near, shrink
+    the depths. Pixels are in one axis, so that portrait compiles no second time.
 
     Predicted points and confidences, (B, P, 3) and (B, P); targets in their own cameras, (B, P, 3),
     and whether they are there, (B, P).
@@ -247,21 +255,23 @@ def _regression(
     reach = max_distance * norm0[:, ::16].median(1).values[:, None]
     valid0, valid1 = valid0 & (norm0 < reach), valid1 & (norm1 < reach)
     # (B, P, 3) maps are (B, P, 1, 3) images
-    every_pair = torch.ones(len(points0), dtype=torch.bool, device=points0.device)
-    errors0, errors1 = pointmap_errors(
-        points0[:, :, None],
-        points1[:, :, None],
-        target0[:, :, None],
-        target1[:, :, None],
-        valid0[:, :, None],
-        valid1[:, :, None],
-        is_metric=every_pair,
-    )
-    errors0, errors1 = errors0[:, :, 0], errors1[:, :, 0]
+    maps = [x[:, :, None] for x in (points0, points1, target0, target1, valid0, valid1)]
+    errors0, errors1 = (x[:, :, 0] for x in pointmap_errors(*maps))
+    scale_error = log_scale_error(*maps).mean()
     loss = confidence_weighted_loss(errors0, confidence0, valid0)
     loss = loss + confidence_weighted_loss(errors1, confidence1, valid1)
     error = masked_mean(errors0.detach(), valid0) + masked_mean(errors1.detach(), valid1)
-    return loss, error / 2
+    return loss, error / 2, scale_error
+
+
+def _mean_of_pairs(losses: Tensor, visible: Tensor) -> Tensor:
+    """Mean over the pairs of the mean of each, (B, N) losses where visible.
+
+    A pose is found or lost by the pair: one that shares a sliver counts like one that shares all,
+    but for the few correspondences where a mean would be noise.
+    """
+    sums = torch.where(visible, losses, 0).sum(1)
+    return (sums / (visible.sum(1) + _FEW)).mean()
 
 
 def _retrieval(descriptors: Tensor, visible: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ class NetworkOptions:
             dec_embed_dim=self.decoder_width,
             dec_depth=self.decoder_depth,
             dec_num_heads=self.decoder_heads,
-            metres_per_unit=1.0,  # worlds are in metres, and the loss counts their scale
+            metres_per_unit=1.0,  # worlds are in metres, and a loss of its own learns them
         )
 
     def __post_init__(self) -> None:

@@ -36,7 +36,7 @@ def draw_stage(
     parts = []
     for make, number in makers:
         if number > 0:
-            parts.append(make(Draft(number, generator, palette, 0.12 * difficulty)))
+            parts.append(make(Draft(number, generator, palette, 0.16 * difficulty)))
     return Stage(
         scenes=Scenes(
             geometry=torch.cat([p.scenes.geometry for p in parts]).contiguous(),

@@ -292,16 +292,33 @@ def test_no_place_is_drawn_twice_and_unseen_ones_fill_up() -> None:
             assert len(first & drawn) == min(num_visible, 2 * spread)
 
 
-def test_point_maps_of_another_scale_are_wrong() -> None:
+def test_shape_and_scale_of_point_maps_are_judged_apart() -> None:
     points = torch.rand(2, 40, 3, generator=torch.Generator().manual_seed(0)) + 1
     valid = torch.ones(2, 40, dtype=torch.bool)
     same = torch.eye(4).expand(2, 4, 4)
-    errors = []
-    for scale in (1.0, 0.5):
-        guess = (points * scale, points * scale, torch.ones(2, 40), torch.ones(2, 40))
-        _, error = objective._regression(*guess, points, points, valid, valid, same, 20.0)
-        errors.append(float(error))
-    assert errors[0] == pytest.approx(0.0, abs=1e-6) and errors[1] > 0.3
+
+    def judge(guess: torch.Tensor, valid: torch.Tensor = valid) -> list[float]:
+        maps = (guess, guess, torch.ones(2, 40), torch.ones(2, 40))
+        rows = objective._regression(*maps, points, points, valid, valid, same, 20.0)
+        return [float(row) for row in rows]
+
+    assert judge(points) == pytest.approx([0, 0, 0], abs=1e-6)
+    halves, doubles = judge(points * 0.5), judge(points * 2)
+    assert halves == pytest.approx([0, 0, np.log(2)], abs=1e-6)
+    assert doubles == pytest.approx(halves, abs=1e-6)  # too near is as wrong as too far
+    bent = judge(points * torch.tensor([1.0, 1.0, 0.2]))
+    assert bent[1] > 0.2
+    assert judge(points * 3, torch.zeros_like(valid)) == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_a_pair_that_shares_little_counts_nearly_like_one_that_shares_all() -> None:
+    losses = torch.tensor([[1.0], [3.0]]).expand(2, 1000).clone()
+    visible = torch.ones(2, 1000, dtype=torch.bool)
+    visible[1, 100:] = False
+    losses[1, 100:] = torch.nan  # what is not visible leaves no trace
+    mean = float(objective._mean_of_pairs(losses, visible))
+    assert mean == pytest.approx((1000 / 1032 + 3 * 100 / 132) / 2)
+    assert float(objective._mean_of_pairs(losses, torch.zeros_like(visible))) == 0
 
 
 def test_samples_survive_pairs_without_overlap() -> None:
