@@ -37,6 +37,7 @@ from mapping.photos import (
     encode_photos,
     find_photos,
     recognize_copies,
+    too_few_photos,
     view_key,
 )
 from mapping.reconstruct import (
@@ -373,7 +374,7 @@ class _Build:
         """Raise an `InputError` if the good photos make no map."""
         if len(names) < 2:
             self.workspace.discard()  # nothing worth continuing
-            raise InputError(_too_few(len(names), len(found.photos) + len(found.bad), bad))
+            raise InputError(too_few_photos("map", names, found, bad))
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -481,12 +482,3 @@ class _Build:
         )
         write_result(result, sparse)
         return result
-
-
-def _too_few(num_good: int, num_all: int, bad: Mapping[str, str]) -> str:
-    """Why there is nothing to map, with the first bad photo as an example."""
-    text = f"only {num_good} of {num_all} photos can be used, but a map needs at least 2"
-    if bad:
-        name, reason = next(iter(sorted(bad.items())))
-        text += f" ('{name}': {reason})"
-    return text

@@ -16,7 +16,7 @@ from mapping.alignment_check import AlignmentCheck
 from mapping.depth_fusion import CloudPart, DepthMap, FusionOptions, fuse
 from mapping.ply import write_ply
 from matching.errors import InputError
-from matching.files import PathLike
+from matching.files import PathLike, check_writable
 from matching.preprocess import NetworkFrame
 from matching.progress import Progress
 
@@ -97,6 +97,7 @@ def check_target(out: PathLike) -> Path:
 
     Raises:
         InputError: It is a file, not empty and no earlier reconstruction, or has no name.
+        OSError: The folder that it will be in cannot be made or written.
     """
     target = Path(out)
     if target.name in ("", ".."):  # what is renamed into place needs a name
@@ -105,6 +106,7 @@ def check_target(out: PathLike) -> Path:
         raise InputError(f"'{out}' is a file, but a reconstruction is written into a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / SUMMARY).is_file():
         raise InputError(f"'{out}' is not empty and no reconstruction: give a new folder")
+    check_writable(target.with_name(f".{target.name}.tmp"))  # it is written beside, then renamed
     return target
 
 

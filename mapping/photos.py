@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -159,6 +159,7 @@ def encode_photos(
     apply_exif_orientation: bool,
     progress: Progress,
     encoded: Callable[[str], None] | None = None,
+    with_keypoints: bool = True,
 ) -> dict[str, str]:
     """Encode photos into ``cache/<key>.npz``; those that are there already are kept.
 
@@ -171,6 +172,7 @@ def encode_photos(
         progress: Wraps the loop over photos.
         encoded: Called with the name of each photo whose encoding is there, the last ones while
             others are being encoded.
+        with_keypoints: Choose keypoints, at which all pairs of a map's photo are matched.
 
     Returns:
         Photos that could not be read to the reason.
@@ -197,7 +199,8 @@ def encode_photos(
             except InputError:
                 yield photo.path  # the matcher meets the same error and reports it in order
 
-    views = zip(todo, matcher.encode_for_map(images()), strict=True)
+    encode = matcher.encode_for_map if with_keypoints else matcher.encode_many
+    views = zip(todo, encode(images()), strict=True)
     for (photo, file), view in progress(views, "encoding photos", len(todo)):
         if isinstance(view, InputError):
             bad[photo.name] = str(view)
@@ -205,3 +208,22 @@ def encode_photos(
             write_view(file, view)
             done(photo.name)
     return bad
+
+
+def too_few_photos(
+    what: str, good: Collection[str], found: PhotoSet, bad: Mapping[str, str]
+) -> str:
+    """Why there is nothing to make of the photos, with the first bad one as an example.
+
+    Args:
+        what: What needs two of them.
+        good: Those that can be used.
+        found: All.
+        bad: The others to their reasons.
+    """
+    number = len(found.photos) + len(found.bad)
+    text = f"only {len(good)} of {number} photos can be used, but a {what} needs at least 2"
+    if bad:
+        name, reason = next(iter(sorted(bad.items())))
+        text += f" ('{name}': {reason})"
+    return text

@@ -4,6 +4,7 @@ For scenes where structure from motion finds too little: few photos, little over
 network's point maps of pairs carry the geometry, see `mapping.global_alignment`.
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,9 +34,9 @@ from mapping.global_alignment import Alignment, AlignmentOptions, AlignmentView,
 from mapping.inputs import given_cameras
 from mapping.options import PairOptions, RetrievalOptions
 from mapping.pairs import Pair, read_pairs, resolve_method, select_pairs
-from mapping.photos import Photo, find_photos, view_key
+from mapping.photos import encode_photos, find_photos, too_few_photos, view_key
 from mapping.retrieval import describe_photos, similar_photos
-from mapping.store import ViewCache, read_view, write_view
+from mapping.store import ViewCache, read_view
 from matching.errors import InputError
 from matching.files import PathLike, atomic_folder
 from matching.images import read_image
@@ -44,6 +45,8 @@ from matching.options import options_as_dict
 from matching.pointmap import PairGeometry
 from matching.preprocess import NetworkFrame
 from matching.progress import Progress, silent
+
+logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
 
@@ -89,8 +92,9 @@ def reconstruct_photos(
 ) -> DenseReconstruction:
     """Reconstruct a scene from photos by global alignment of point maps.
 
-    ``out`` appears whole or not at all. A killed run leaves its encodings beside it, in a folder
-    ``.<out>.work``, and the same call goes on with them; a refused one leaves nothing.
+    ``out`` appears whole or not at all. A run that is killed or fails leaves its encodings beside
+    it, in a folder ``.<out>.work``: the same call goes on with them, and so does one with other
+    options. They go when a reconstruction is complete.
 
     Args:
         images: Folder of photos.
@@ -115,7 +119,8 @@ def reconstruct_photos(
     try:
         made = _reconstruct(scene, target)
     except InputError:
-        shutil.rmtree(work, ignore_errors=True)  # the same call would only fail again
+        if work.exists():
+            logger.info("what is encoded stays in '%s' for the next run", work)
         raise
     shutil.rmtree(work, ignore_errors=True)
     return made
@@ -154,7 +159,7 @@ class _Photos:
         cameras: Mapping[str, pycolmap.Camera] | None,
         progress: Progress,
     ) -> None:
-        found = find_photos(images, image_names)
+        self.found = found = find_photos(images, image_names)
         self.bad = dict(found.bad)
         self.photos = found.photos
         self.matcher, self.options, self.progress = matcher, options, progress
@@ -182,34 +187,33 @@ class _Photos:
             name: view_key(photo, self.matcher, apply_exif_orientation=upright)
             for name, photo in self.photos.items()
         }
-        todo = [p for n, p in self.photos.items() if not self._view_file(keys[n]).exists()]
-        encoded = zip(todo, self.matcher.encode_many(self._readable(todo)), strict=True)
-        for photo, view in self.progress(encoded, "encoding photos", len(todo)):
-            if isinstance(view, InputError):
-                self.bad[photo.name] = str(view)
-            else:
-                write_view(self._view_file(keys[photo.name]), view)
+        self.work.mkdir(parents=True, exist_ok=True)
+        unreadable = encode_photos(
+            list(self.photos.values()),
+            list(keys.values()),
+            self.matcher,
+            self.work,
+            apply_exif_orientation=upright,
+            progress=self.progress,
+            with_keypoints=False,
+        )
+        self.bad.update(sorted(unreadable.items()))
         self.keys = {name: key for name, key in keys.items() if name not in self.bad}
         self.names = sorted(self.keys)
         if len(self.names) < 2:
-            raise InputError(
-                f"only {len(self.names)} of {len(self.photos)} photos can be used, but a "
-                "reconstruction needs at least 2"
-            )
+            self.forget()
+            raise InputError(too_few_photos("reconstruction", self.names, self.found, self.bad))
         self.views: ViewCache[str] = ViewCache(lambda n: read_view(self._view_file(self.keys[n])))
+
+    def forget(self) -> None:
+        """Throw the encodings of these photos away: no other call can go on with them."""
+        for key in self.keys.values():
+            self._view_file(key).unlink(missing_ok=True)
+        if not any(self.work.iterdir()):  # nor did an earlier run leave anything
+            self.work.rmdir()
 
     def _view_file(self, key: str) -> Path:
         return self.work / f"{key}.npz"
-
-    def _readable(self, photos: Sequence[Photo]) -> Iterator[Path | NDArray[np.uint8]]:
-        for photo in photos:
-            if self.options.apply_exif_orientation:
-                yield photo.path
-                continue
-            try:
-                yield read_image(photo.path, apply_exif_orientation=False)
-            except InputError:
-                yield photo.path  # the matcher meets the same error and reports it in order
 
     def choose_pairs(self) -> list[Pair]:
         """Pairs of photos that the network looks at together."""
@@ -241,6 +245,7 @@ class _Photos:
                 self.frames[name] = seen.frames[number]
                 self.seen_focals.setdefault(name, []).append(seen.focal_px(number))
         if not edges:
+            self.forget()
             raise InputError(
                 f"{self.matcher.name} predicts no point maps for these photos: choose a neural "
                 "matcher with --matcher"

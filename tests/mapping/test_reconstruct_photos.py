@@ -219,9 +219,9 @@ def test_wrong_use_is_refused_before_the_work(photos: Path, views: list[Rendered
             reconstruct_photos(photos, nameless, OracleMatcher(views))
     with pytest.raises(InputError, match="predicts no point maps"):
         reconstruct_photos(photos, photos.parent / "new", load_matcher("sift"))
-    with pytest.raises(InputError, match="at least 2"):
+    with pytest.raises(InputError, match=r"only 1 of 2 .* at least 2 \('gone\.png': there is no"):
         reconstruct_photos(
-            photos, photos.parent / "new", OracleMatcher(views), image_names=["0.png"]
+            photos, photos.parent / "new", OracleMatcher(views), image_names=["0.png", "gone.png"]
         )
     assert not (photos.parent / "new").exists()
     assert not list(photos.parent.glob(".*"))  # nor what was encoded for it
@@ -233,18 +233,24 @@ def test_poses_that_matches_contradict_are_refused(photos: Path, views: list[Ren
     with pytest.raises(InputError, match=r"oracle are too poor .* of 6 pairs contradict"):
         run(photos, views, poor)
     assert not (photos.parent / "out").exists()
+    assert len(list((photos.parent / ".out.work").iterdir())) == 4  # for a run with other options
     made, model = run(photos, views, poor, max_contradicted=1.0)
     assert to_truth(model, views)[1] > 1
     assert made.check.num_contradicted > 3
     assert f"matches of {made.check.num_contradicted} of 6 pairs contradict" in made.summary()
 
 
-def test_a_killed_run_keeps_its_encodings(
-    photos: Path, views: list[RenderedView], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class KilledError(Exception):
-        pass
+class KilledError(Exception):
+    pass
 
+
+OUT_OF_MEMORY = InputError("the memory of cuda does not do for a network image of 120 x 90")
+
+
+@pytest.mark.parametrize("error", [KilledError(), OUT_OF_MEMORY])
+def test_a_run_that_ends_early_keeps_its_encodings(
+    photos: Path, views: list[RenderedView], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     class Counting(OracleMatcher):
         encoded = 0
 
@@ -252,18 +258,35 @@ def test_a_killed_run_keeps_its_encodings(
             Counting.encoded += 1
             return super().encode_image(image)
 
-    def kill(*_: Any) -> None:
-        raise KilledError
+    def fail(*_: Any) -> None:
+        raise error
 
-    matcher = Counting(views)
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(matcher, "predict", kill)
-        reconstruct_photos(photos, photos.parent / "out", matcher)
-    assert Counting.encoded == 4 and not (photos.parent / "out").exists()
-    reconstruct_photos(
-        photos, photos.parent / "out", matcher, options=ReconstructOptions(alignment=QUICK)
-    )
-    assert Counting.encoded == 4
+    matcher, out = Counting(views), photos.parent / "out"
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(matcher, "predict", fail)
+        reconstruct_photos(photos, out, matcher)
+    assert Counting.encoded == 4 and not out.exists()
+    # nor does a mistake in between cost what is there
+    other = photos.parent / "other photos"
+    other.mkdir()
+    (other / "0.png").write_bytes((photos / "0.png").read_bytes())
+    with pytest.raises(InputError, match="only 1 of 1 photos"):
+        reconstruct_photos(other, out, matcher)
+    with pytest.raises(InputError, match="predicts no point maps"):
+        reconstruct_photos(photos, out, load_matcher("sift"))
+    Counting.encoded = 0
+    reconstruct_photos(photos, out, matcher, options=ReconstructOptions(alignment=QUICK))
+    assert Counting.encoded == 0
+    assert not (photos.parent / ".out.work").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    photos: Path, views: list[RenderedView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OracleMatcher, "encode_image", None)
+    (photos.parent / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        reconstruct_photos(photos, photos.parent / "file" / "out", OracleMatcher(views))
 
 
 @pytest.mark.parametrize(
