@@ -19,6 +19,7 @@ from matching.kernels.raycast import (
     tile_grid,
     trace,
 )
+from matching.kernels.textures import relief_normal, sample_texture
 from matching.training.light import NUM_LIGHT
 from matching.training.world import NUM_FACES, NUM_GEOMETRY, NUM_MATERIAL
 
@@ -174,50 +175,14 @@ def _surface(row, px, py, pz, vx, vy, vz):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _bilinear(texels, index, u, v, level, size0, count):  # type: ignore[no-untyped-def]
-    size = size0 >> level
-    base = count * ((size0 * size0 - size * size) * 4 // 3) + index * size * size
-    x = u * size.to(tl.float32) - 0.5
-    y = v * size.to(tl.float32) - 0.5
-    x0, y0 = tl.floor(x), tl.floor(y)
-    fx, fy = x - x0, y - y0
-    xi, yi = x0.to(tl.int32), y0.to(tl.int32)
-    xa, xb = xi & (size - 1), (xi + 1) & (size - 1)
-    ya, yb = base + (yi & (size - 1)) * size, base + ((yi + 1) & (size - 1)) * size
-    t00, t01 = tl.load(texels + ya + xa), tl.load(texels + ya + xb)
-    t10, t11 = tl.load(texels + yb + xa), tl.load(texels + yb + xb)
-    w00, w01 = (1 - fx) * (1 - fy) * (1.0 / 255.0), fx * (1 - fy) * (1.0 / 255.0)
-    w10, w11 = (1 - fx) * fy * (1.0 / 255.0), fx * fy * (1.0 / 255.0)
-    r = (t00 & 255).to(tl.float32) * w00 + (t01 & 255).to(tl.float32) * w01
-    r += (t10 & 255).to(tl.float32) * w10 + (t11 & 255).to(tl.float32) * w11
-    g = ((t00 >> 8) & 255).to(tl.float32) * w00 + ((t01 >> 8) & 255).to(tl.float32) * w01
-    g += ((t10 >> 8) & 255).to(tl.float32) * w10 + ((t11 >> 8) & 255).to(tl.float32) * w11
-    b = ((t00 >> 16) & 255).to(tl.float32) * w00 + ((t01 >> 16) & 255).to(tl.float32) * w01
-    b += ((t10 >> 16) & 255).to(tl.float32) * w10 + ((t11 >> 16) & 255).to(tl.float32) * w11
-    return r, g, b
-
-
-@triton.jit
-def _sample(texels, index, u, v, lod, size, count, levels):  # type: ignore[no-untyped-def]
-    """TextureBank.sample."""
-    lod = tl.minimum(tl.maximum(lod, 0.0), levels - 1.001)
-    fine = tl.floor(lod)
-    weight = lod - fine
-    u, v = u - tl.floor(u), v - tl.floor(v)
-    level = fine.to(tl.int32)
-    r0, g0, b0 = _bilinear(texels, index, u, v, level, size, count)
-    r1, g1, b1 = _bilinear(texels, index, u, v, level + 1, size, count)
-    r, g, b = r0 + (r1 - r0) * weight, g0 + (g1 - g0) * weight, b0 + (b1 - b0) * weight
-    return r * r, g * g, b * b
-
-
-@triton.jit
 def _sky(light, texels, size, count, levels, lod, dx, dy, dz):  # type: ignore[no-untyped-def]
     """light.sky_color."""
     blend = tl.sqrt(tl.minimum(tl.maximum(dz, 0.0), 1.0))
     flat = 0.2 / (tl.abs(dz) + 0.15)
     index = tl.load(light + 38).to(tl.int32) + (dz * 0.0).to(tl.int32)
-    cr, cg, cb = _sample(texels, index, dx * flat, dy * flat, dz * 0.0 + lod, size, count, levels)
+    cr, cg, cb, _, _ = sample_texture(
+        texels, index, dx * flat, dy * flat, dz * 0.0 + lod, size, count, levels
+    )
     cover = tl.load(light + 39)
     mix = tl.minimum(tl.maximum(dz * 6 + 0.5, 0.0), 1.0)
     r, g, b = (
@@ -363,14 +328,20 @@ def _light_kernel(  # type: ignore[no-untyped-def]
         c, s = tl.load(material + 4), tl.load(material + 5)
         scale = tl.where(scale > 0, scale, 1.0)
         texel = footprint * size.to(tl.float32)
-        r, g, b = _sample(
+        r, g, b, slope_u, slope_v = sample_texture(
             texels, tl.load(material).to(tl.int32), (u * c - v * s) / scale + shift_u + jitter,
             (u * s + v * c) / scale + shift_v + jitter * 1.618,
             tl.log2(tl.maximum(texel / scale, 1e-3)), size, textures, levels,
         )  # fmt: skip
+        # from here on the normal with relief; the geometric one is needed no more
+        relief = tl.load(material + 15)
+        nx, ny, nz = relief_normal(
+            nx, ny, nz, relief * (slope_u * c + slope_v * s), relief * (slope_v * c - slope_u * s)
+        )
+        facing = -(nx * vx + ny * vy + nz * vz)
         over = tl.load(material + 11)
         over = tl.where(over > 0, over, 1.0)
-        r2, g2, b2 = _sample(
+        r2, g2, b2, _, _ = sample_texture(
             texels, tl.load(material + 10).to(tl.int32), u / over + shift_v, v / over + shift_u,
             tl.log2(tl.maximum(texel / over, 1e-3)), size, textures, levels,
         )  # fmt: skip

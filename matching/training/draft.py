@@ -28,6 +28,7 @@ from matching.training.world import (
     OVERLAY_WEIGHT,
     PARAMS,
     RADIUS,
+    RELIEF,
     REVEAL,
     SCALE,
     SIN,
@@ -55,6 +56,12 @@ SURFACES = {
 
 
 TABLE_COLUMNS = 512  # of Palette.table
+RELIEF_SHARE = 0.6  # of the primitives; on a fifth of these dark is high
+# root mean square over a texture of usual contrast seen at half its resolution, metres per metre;
+# at a tenth one begins to see it, at one bricks look rough hewn
+RELIEF_SLOPES = 0.1, 1.0
+# textures of less contrast (near-plain walls) get flatter relief: theirs would be that of 8 bits
+SMOOTH = 5.0  # `TextureBank.roughness`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,7 @@ class Palette:
     bank: TextureBank
     names: tuple[str, ...]  # of the surfaces
     table: torch.Tensor  # (len(names), TABLE_COLUMNS) int64: textures of each, cycled
+    roughness: torch.Tensor  # (T,) `TextureBank.roughness`, at least SMOOTH
 
     @staticmethod
     def paint(seed: int, *, per_style: int, size: int, device: torch.device | str) -> "Palette":
@@ -85,10 +93,12 @@ class Palette:
             members = [[k for k, s in enumerate(styles) if s == style] for style in wears]
             turns = (members[c % len(members)] for c in range(TABLE_COLUMNS))
             table.append([own[c // len(members) % len(own)] for c, own in enumerate(turns)])
+        bank = paint(styles, size, seed)
         return Palette(
-            bank=paint(styles, size, seed).to(device),
+            bank=bank.to(device),
             names=names,
             table=torch.tensor(table, device=device),
+            roughness=bank.roughness().clamp_min(SMOOTH).to(device),
         )
 
 
@@ -249,6 +259,11 @@ class Draft:
         material[..., OVERLAY_WEIGHT] = self.uniform(n, 1, high=0.7) * self.chance(0.5, n, 1)
         material[..., EMISSION] = self.uniform(n, 1) * self.chance(0.03, n, 1)
         material[..., CELL_JITTER] = self.uniform(n, 1) * self.chance(0.5, n, 1)
+        low, high = RELIEF_SLOPES
+        slope = self.log_uniform(n, 1, low=low, high=high) * self.chance(RELIEF_SHARE, n, 1)
+        slope = torch.where(self.chance(0.2, n, 1), -slope, slope)
+        material[..., RELIEF] = slope / self.palette.roughness[texture.long()]
+        material[..., WINDOW, RELIEF] = 0.0
 
     def _textures(self, surfaces: list[str], faces: int) -> torch.Tensor:
         """Random textures for n primitives' surfaces, (B, n, faces) float."""

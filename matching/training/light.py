@@ -17,6 +17,7 @@ from matching.training.world import (
     OVERLAY,
     OVERLAY_SCALE,
     OVERLAY_WEIGHT,
+    RELIEF,
     SCALE,
     SIN,
     TEXTURE,
@@ -36,6 +37,8 @@ CLOUDS = 38  # texture of clouds and reflections
 CLOUD_WEIGHT = 39
 NUM_LIGHT = 40
 NUM_LAMPS = 3
+
+STEEPEST_RELIEF = 1.5  # metres per metre along u or v: 56 degrees
 
 
 def light_row(
@@ -129,13 +132,8 @@ def albedo(
         footprint: Size of a pixel on the surface, metres, (P,).
         bank: The textures.
     """
-    scale = material[:, SCALE]
     jitter = surface.cell * material[:, CELL_JITTER]
-    u = (surface.u * material[:, COS] - surface.v * material[:, SIN]) / scale
-    v = (surface.u * material[:, SIN] + surface.v * material[:, COS]) / scale
-    u, v = u + material[:, OFFSET_U] + jitter, v + material[:, OFFSET_V] + jitter * 1.618
-    lod = torch.log2((footprint / scale * bank.size).clamp_min(1e-3))
-    color = bank.sample(material[:, TEXTURE], u, v, lod)
+    color = bank.sample(*_first_texture(material, surface, footprint, bank))
     layered = (material[:, OVERLAY_WEIGHT] > 0).nonzero()[:, 0]
     top = material[layered]
     over = top[:, OVERLAY_SCALE]
@@ -149,6 +147,74 @@ def albedo(
     color[layered] *= 1 - weight + 2.2 * weight * second.sqrt()
     vary = 1 + 0.5 * (jitter[:, None] > 0).float() * (surface.cell[:, None] - 0.5)
     return color * material[:, TINT] * vary
+
+
+def _first_texture(
+    material: torch.Tensor, surface: Surface, footprint: torch.Tensor, bank: TextureBank
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Index, coordinates in repeats and mip level of the texture at hits, (P,) each."""
+    scale = material[:, SCALE]
+    jitter = surface.cell * material[:, CELL_JITTER]
+    u = (surface.u * material[:, COS] - surface.v * material[:, SIN]) / scale
+    v = (surface.u * material[:, SIN] + surface.v * material[:, COS]) / scale
+    u, v = u + material[:, OFFSET_U] + jitter, v + material[:, OFFSET_V] + jitter * 1.618
+    lod = torch.log2((footprint / scale * bank.size).clamp_min(1e-3))
+    return material[:, TEXTURE], u, v, lod
+
+
+def shading_normal(
+    material: torch.Tensor, surface: Surface, footprint: torch.Tensor, bank: TextureBank
+) -> torch.Tensor:
+    """Normals that the light falls on: of the surface, bent where its material has relief.
+
+    Args:
+        material: (P, NUM_MATERIAL) of the faces hit.
+        surface: The hits.
+        footprint: Size of a pixel on the surface, metres, (P,).
+        bank: The textures.
+
+    Returns:
+        Unit, world frame, (P, 3).
+    """
+    raised = (material[:, RELIEF] != 0).nonzero()[:, 0]
+    own = material[raised]
+    part = Surface(*(column[raised] for column in surface))
+    slope = own[:, RELIEF, None] * bank.slope(*_first_texture(own, part, footprint[raised], bank))
+    c, s = own[:, COS], own[:, SIN]
+    # from the texture's axes back to the surface's
+    du, dv = slope[:, 0] * c + slope[:, 1] * s, slope[:, 1] * c - slope[:, 0] * s
+    normal = surface.normal.clone()
+    normal[raised] = relief_normal(part.normal, du, dv)
+    return normal
+
+
+def relief_normal(
+    normal: torch.Tensor, slope_u: torch.Tensor, slope_v: torch.Tensor
+) -> torch.Tensor:
+    """Bend normals by the slope of a height above the surface.
+
+    The directions of u and v follow from the normal alone. On the outer faces of upright
+    primitives they are those of `Surface`; on others, such as the walls of a room, they may be
+    mirrored or turned, but alike for every camera.
+
+    Args:
+        normal: Unit, world frame, (P, 3).
+        slope_u: Metres of height per metre to the right, (P,).
+        slope_v: Metres of height per metre downwards, (P,).
+
+    Returns:
+        Unit, world frame, (P, 3).
+    """
+    du = slope_u.clamp(-STEEPEST_RELIEF, STEEPEST_RELIEF)[:, None]
+    dv = slope_v.clamp(-STEEPEST_RELIEF, STEEPEST_RELIEF)[:, None]
+    nx, ny, nz = normal.unbind(-1)
+    # u is level on what stands upright, and along the world's x on what lies
+    upright = torch.stack([-ny, nx, torch.zeros_like(nz)], -1)
+    level = torch.stack([1 - nx * nx, -nx * ny, -nx * nz], -1)
+    right = torch.where((nz.abs() > 0.75)[:, None], level, upright)
+    right = right * torch.rsqrt((right * right).sum(-1, keepdim=True).clamp_min(1e-12))
+    down = torch.linalg.cross(right, normal)
+    return (normal - du * right - dv * down) * torch.rsqrt(1 + du * du + dv * dv)
 
 
 def shade(
@@ -181,8 +247,11 @@ def shade(
         (P, 3) float32.
     """
     base = albedo(material, surface, footprint, bank)
-    normal = surface.normal
+    normal = shading_normal(material, surface, footprint, bank)
     to_key, falloff = toward_key(light, points)
+    # relief does not catch the light behind the face: there no shadow is known
+    before = (surface.normal * to_key).sum(-1) > 0
+    lit = lit & (before | (material[:, RELIEF] == 0))
     key = light[:, KEY_COLOR] * falloff * lit[:, None].float()
     diffuse = key * (normal * to_key).sum(-1, keepdim=True).clamp_min(0)
     upward = 0.5 + 0.5 * normal[:, 2:3]

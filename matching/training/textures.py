@@ -69,39 +69,83 @@ class TextureBank:
         Returns:
             Linear albedo, (P, 3) float32.
         """
-        lod = lod.clamp(0, self.num_levels - 1.001)
-        fine = lod.floor()
-        weight = (lod - fine)[:, None]
+        level, weight = self._level(lod)
         index, u, v = texture.long(), u - u.floor(), v - v.floor()
-        level = fine.long()
         low = self._bilinear(index, u, v, level)
         high = self._bilinear(index, u, v, level + 1)
-        stored = low + (high - low) * weight
+        stored = low + (high - low) * weight[:, None]
         return stored * stored
 
-    def _bilinear(
-        self, index: torch.Tensor, u: torch.Tensor, v: torch.Tensor, level: torch.Tensor
+    def slope(
+        self, texture: torch.Tensor, u: torch.Tensor, v: torch.Tensor, lod: torch.Tensor
     ) -> torch.Tensor:
+        """Gradient of the brightness, which is the stored green: the root of the albedo.
+
+        Args:
+            texture: As `sample` takes it, (P,).
+            u: (P,).
+            v: (P,).
+            lod: (P,).
+
+        Returns:
+            Brightness (0 to 1) per repeat along u and v, (P, 2) float32: of the same texels as
+            `sample`, jumping where the next texel begins.
+        """
+        level, weight = self._level(lod)
+        index, u, v = texture.long(), u - u.floor(), v - v.floor()
+        low = self._bilinear_slope(index, u, v, level)
+        high = self._bilinear_slope(index, u, v, level + 1)
+        return low + (high - low) * weight[:, None]
+
+    def roughness(self) -> torch.Tensor:
+        """Root mean square of the `slope` of each texture on its second finest level, (T,)."""
+        size = max(1, self.size // 2)
+        start = self.count * (self.size * self.size - size * size) * 4 // 3
+        texels = self.texels[start : start + self.count * size * size, 1]
+        bright = texels.reshape(self.count, size, size).float() * (size / 255.0)
+        steps = [(bright.roll(-1, axis) - bright).square().mean((1, 2)) for axis in (1, 2)]
+        return (steps[0] + steps[1]).sqrt()
+
+    def _level(self, lod: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The finer of two mip levels and the share of the coarser, (P,) each."""
+        lod = lod.clamp(0, self.num_levels - 1.001)
+        fine = lod.floor()
+        return fine.long(), lod - fine
+
+    def _corners(
+        self, index: torch.Tensor, u: torch.Tensor, v: torch.Tensor, level: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor]:
+        """Texels at 00, 01, 10, 11 (row, column) about a point, and how far it is past 00."""
         size = self.size >> level
         # texels before this level: T * (S^2 + S^2/4 + ...) = T * (S^2 - size^2) * 4 / 3
         base = self.count * ((self.size * self.size - size * size) * 4 // 3) + index * size * size
         x, y = u * size - 0.5, v * size - 0.5
         x0, y0 = x.floor(), y.floor()
-        fx, fy = (x - x0)[:, None], (y - y0)[:, None]
         mask = size - 1
         xi, yi = x0.long(), y0.long()
         xa, xb = xi & mask, (xi + 1) & mask
         ya, yb = base + (yi & mask) * size, base + ((yi + 1) & mask) * size
-        corners = (
-            (ya + xa, (1 - fx) * (1 - fy)),
-            (ya + xb, fx * (1 - fy)),
-            (yb + xa, (1 - fx) * fy),
-            (yb + xb, fx * fy),
-        )
+        return (ya + xa, ya + xb, yb + xa, yb + xb), x - x0, y - y0
+
+    def _bilinear(
+        self, index: torch.Tensor, u: torch.Tensor, v: torch.Tensor, level: torch.Tensor
+    ) -> torch.Tensor:
+        corners, fx, fy = self._corners(index, u, v, level)
+        weights = ((1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy)
         total = torch.zeros((len(u), 4), device=u.device)
-        for at, weight in corners:
-            total.addcmul_(self.texels[at], weight * (1.0 / 255.0))
+        for at, weight in zip(corners, weights, strict=True):
+            total.addcmul_(self.texels[at], (weight * (1.0 / 255.0))[:, None])
         return total[:, :3]
+
+    def _bilinear_slope(
+        self, index: torch.Tensor, u: torch.Tensor, v: torch.Tensor, level: torch.Tensor
+    ) -> torch.Tensor:
+        corners, fx, fy = self._corners(index, u, v, level)
+        t00, t01, t10, t11 = (self.texels[at, 1].float() for at in corners)
+        across = (t01 - t00) * (1 - fy) + (t11 - t10) * fy
+        down = (t10 - t00) * (1 - fx) + (t11 - t01) * fx
+        step = (self.size >> level).float() * (1.0 / 255.0)
+        return torch.stack([across, down], -1) * step[:, None]
 
     def to(self, device: torch.device | str) -> "TextureBank":
         """The same textures on another device."""

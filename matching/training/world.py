@@ -30,6 +30,9 @@ GLOSS = 9  # reflectance at normal incidence, 0 = matt
 OVERLAY, OVERLAY_SCALE, OVERLAY_WEIGHT = 10, 11, 12  # breaks the repeats of the first texture
 EMISSION = 13  # glowing, in units of the albedo
 CELL_JITTER = 14  # texture offset that differs per window of a facade
+# the surface's height is RELIEF * SCALE * brightness of the first texture (its stored green), in
+# metres along the normal: bends the normals that the light falls on, not the geometry; 0 = smooth
+RELIEF = 15
 NUM_MATERIAL = 16
 
 

@@ -10,19 +10,21 @@ import torch
 
 from matching.training.builder import Place, PlaceBuilder
 from matching.training.cameras import look_at
-from matching.training.light import light_row
+from matching.training.light import light_row, relief_normal
 from matching.training.render import SAMPLE_OFFSETS, render_image
-from matching.training.world import WINDOW, Kind
+from matching.training.world import COS, RELIEF, SIN, WINDOW, Kind, Scenes
 
 WIDTH, HEIGHT = 18, 14
 
 
 def place(open_air: bool) -> Place:
-    """Every kind of primitive with gloss, overlays, emission and windows that differ."""
+    """Every kind of primitive with gloss, overlays, emission, relief and windows that differ."""
     b = PlaceBuilder(1, texture_size=16)
     brick, noise, glass = b.texture("bricks"), b.texture("noisy"), b.texture("glass")
     dull = b.material(brick, 0.7, overlay=noise, overlay_weight=0.5, overlay_scale=1.9)
     shiny = b.material(noise, 0.5, gloss=0.4, tint=(1.2, 0.9, 0.7), emission=0.1)
+    dull[RELIEF] = 0.7
+    shiny[COS], shiny[SIN], shiny[RELIEF] = 0.8, 0.6, 1.0 if open_air else -0.6
     pane = b.material(glass, 0.5, gloss=0.2, cell_jitter=0.7)
     b.add(Kind.TERRAIN, (0, 0, -2), (30, 30, 2), dull, params=(0.3, 0.2, 0.05, 9, 5, 2)) if (
         open_air
@@ -47,6 +49,22 @@ LIGHTS = (
         lamps=((-2.0, -1.0, 2.0, 3.0, 2.0, 1.0), (2.0, 1.0, 1.0, 0.5, 0.5, 1.0)),
     ),
 )  # fmt: skip
+
+
+def compare_relief(device: str) -> None:
+    """Bent normals of all directions, gentle and steep."""
+    from tests.matching.kernels.relief_probe import bent
+
+    generator = torch.Generator().manual_seed(0)
+    normals = torch.nn.functional.normalize(torch.randn(512, 3, generator=generator), dim=1)
+    normals[:6] = torch.cat([torch.eye(3), -torch.eye(3)])
+    slopes = 1.5 * torch.randn(512, 2, generator=generator)
+    twin = relief_normal(normals, slopes[:, 0], slopes[:, 1])
+    torch.testing.assert_close(
+        bent(normals.to(device), slopes.to(device)).cpu(), twin, atol=1e-5, rtol=0
+    )
+    flat = bent(normals.to(device), torch.zeros(512, 2, device=device)).cpu()
+    torch.testing.assert_close(flat, normals, atol=1e-6, rtol=0)
 
 
 def compare(device: str) -> None:
@@ -85,13 +103,26 @@ def compare(device: str) -> None:
         assert float((error > 0.02).float().mean()) < 0.03
         assert float(error.median()) < 1e-3
         assert float(twin.radiance.std()) > 0.05
+        # the relief shows in what was compared
+        smooth = own.scenes.materials.clone()
+        smooth[..., RELIEF] = 0.0
+        without = render_image(
+            Scenes(geometry=own.scenes.geometry, materials=smooth), 0, 0, K, pose, (WIDTH, HEIGHT),
+            light, own.bank, antialias=False,
+        )  # fmt: skip
+        change = ((without.radiance - twin.radiance).abs() / (0.05 + twin.radiance)).amax(-1)
+        assert float((change > 0.05).float().mean()) > 0.15
 
 
 def test_interpreted_kernel_agrees_with_its_twin() -> None:
     """In a process of its own: Triton decides at import whether it interprets."""
     pytest.importorskip("triton", reason="needs triton: pip install triton")
     done = subprocess.run(
-        [sys.executable, "-c", f"import {__name__} as test; test.compare('cpu')"],
+        [
+            sys.executable,
+            "-c",
+            f"import {__name__} as test; test.compare_relief('cpu'); test.compare('cpu')",
+        ],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -102,4 +133,5 @@ def test_interpreted_kernel_agrees_with_its_twin() -> None:
 
 @pytest.mark.gpu
 def test_kernel_agrees_with_its_twin() -> None:
+    compare_relief("cuda")
     compare("cuda")

@@ -9,14 +9,23 @@ from PIL import Image
 from matching.training.batch import PairBatch, PairWorld
 from matching.training.cameras import FOCAL_WIDTHS, MAX_ZOOM, draw_camera_pairs
 from matching.training.contact_sheet import contact_sheet
-from matching.training.draft import Palette
+from matching.training.draft import RELIEF_SLOPES, SMOOTH, Palette
 from matching.training.light import CLOUDS, NUM_LIGHT
 from matching.training.lighting import draw_lights
 from matching.training.overlap import draw_overlapping, overlap
 from matching.training.render import depth_images
 from matching.training.scenes import draw_stage
 from matching.training.stage import SLOTS
-from matching.training.world import KIND, NUM_GEOMETRY, RADIUS, VIEWS, Kind
+from matching.training.world import (
+    KIND,
+    NUM_GEOMETRY,
+    RADIUS,
+    RELIEF,
+    TEXTURE,
+    VIEWS,
+    WINDOW,
+    Kind,
+)
 
 SIZE = (48, 32)
 
@@ -121,6 +130,21 @@ def test_places_hold_every_kind(palette: Palette) -> None:
     assert float(textures.min()) >= 0 and float(textures.max()) < palette.bank.count
     easy = draw_stage(9, torch.Generator().manual_seed(0), palette, difficulty=0.0)
     assert (easy.scenes.geometry[..., VIEWS][easy.scenes.geometry[..., RADIUS] > 0] == 3).all()
+
+
+def test_most_surfaces_have_relief_and_no_window_has(palette: Palette) -> None:
+    stage = draw_stage(40, torch.Generator().manual_seed(0), palette, difficulty=1.0)
+    material = stage.scenes.materials[stage.scenes.geometry[..., RADIUS] > 0]
+    assert not material[:, WINDOW, RELIEF].any()
+    relief, texture = material[:, :WINDOW, RELIEF], material[:, :WINDOW, TEXTURE].long()
+    raised = relief != 0
+    assert 0.55 < float(raised.float().mean()) < 0.65
+    assert 0.15 < float((relief[raised] < 0).float().mean()) < 0.25
+    slopes = (relief.abs() * palette.roughness[texture])[raised]
+    assert RELIEF_SLOPES[0] * 0.999 <= float(slopes.min()) < 1.2 * RELIEF_SLOPES[0]
+    assert 0.8 * RELIEF_SLOPES[1] < float(slopes.max()) <= RELIEF_SLOPES[1] * 1.001
+    assert float(palette.roughness.min()) >= SMOOTH
+    assert len(palette.roughness) == palette.bank.count
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -54,6 +54,38 @@ def test_sampling_repeats() -> None:
     torch.testing.assert_close(once, again, atol=1e-4, rtol=0)
 
 
+def test_slopes_are_derivatives_of_the_brightness() -> None:
+    bank = paint(["noisy", "bricks"], 16, 0)
+    generator = torch.Generator().manual_seed(1)
+    u, v, lod = (torch.rand(60, generator=generator) * 3 - 1 for _ in range(3))
+    lod = 1.5 * lod  # finer than the finest too, and no level of one texel
+    index = (torch.rand(60, generator=generator) * 2).long()
+    step = 1e-3
+
+    def brightness(du: float, dv: float) -> torch.Tensor:
+        return bank.sample(index, u + du, v + dv, lod)[:, 1].sqrt()
+
+    slope = bank.slope(index, u, v, lod)
+    assert slope.shape == (60, 2) and float(slope.std()) > 0.3
+    for axis, (du, dv) in enumerate(((step, 0.0), (0.0, step))):
+        rise = (brightness(du, dv) - brightness(-du, -dv)) / (2 * step)
+        right = (rise - slope[:, axis]).abs() < 2e-3 + 1e-3 * slope[:, axis].abs()
+        # between the two points the next texel may begin
+        assert float(right.float().mean()) > 0.9
+
+
+def test_roughness_is_the_size_of_the_slopes() -> None:
+    bank = paint(["plain", "bricks", "grass"], 32, 0)
+    rough = bank.roughness()
+    assert rough.shape == (3,) and float(rough[0]) < 0.3 * float(rough[1:].min())
+    axis = torch.arange(16) / 16 + 1 / 32  # texels' centres of the second finest level
+    v, u = (grid.reshape(-1) for grid in torch.meshgrid(axis, axis, indexing="ij"))
+    for k in range(3):
+        slope = bank.slope(torch.full_like(u, k), u, v, torch.ones_like(u))
+        torch.testing.assert_close(slope.square().sum(1).mean().sqrt(), rough[k], rtol=1e-4, atol=0)
+    assert float(TextureBank.from_images(torch.ones(1, 3, 1, 1)).roughness()) == 0
+
+
 def test_minified_texture_is_smooth() -> None:
     """A texture seen from far off keeps its mean and loses its grain: no aliasing."""
     bank = paint(["bricks"], 64, 3)
