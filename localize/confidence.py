@@ -93,10 +93,12 @@ def chance_agreement(
         return even
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, len(points2D), (2, 20_000))
-    distances = np.linalg.norm(points2D[rows[0]] - projected[rows[1]], axis=1)
+    drawn, others = points2D[rows[0]], points2D[rows[1]]
+    x, y = (drawn - projected[rows[1]]).T
     # a keypoint that was matched several times agrees with its own points rightly
-    different = (points2D[rows[0]] != points2D[rows[1]]).any(1)
-    agree = float(np.mean(distances[different] < max_error_px)) if different.any() else even
+    different = (drawn[:, 0] != others[:, 0]) | (drawn[:, 1] != others[:, 1])
+    near = x * x + y * y < max_error_px**2
+    agree = float(np.mean(near[different])) if different.any() else even
     return min(max(agree, even), 0.5)
 
 
@@ -114,9 +116,26 @@ def spread_inliers(
     """
     cell = max(image_size) / _CELLS
     # a keypoint matched to several map points is one observation
-    cells = np.floor(np.unique(points2D[inlier_mask], axis=0) / cell)
-    _, counts = np.unique(cells, axis=0, return_counts=True)
+    cells = np.floor(distinct_pixels(points2D[inlier_mask]) / cell)
+    _, counts = np.unique(4096 * cells[:, 0] + cells[:, 1], return_counts=True)
     return float(np.sqrt(counts).sum())
+
+
+def distinct_pixels(pixels: FloatArray) -> FloatArray:
+    """Each pixel once, in the order of x, then y.
+
+    Sorted as complex numbers, a tenth of the time of rows (``axis=0``).
+
+    Args:
+        pixels: (M, 2).
+
+    Returns:
+        (N, 2).
+    """
+    numbers = np.sort(np.ascontiguousarray(pixels, np.float64).view(np.complex128)[:, 0])
+    fresh = np.ones(len(numbers), np.bool_)
+    fresh[1:] = numbers[1:] != numbers[:-1]
+    return numbers[fresh].view(np.float64).reshape(-1, 2)
 
 
 def pose_confidence(

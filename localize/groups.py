@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from localize.confidence import chance_agreement, inliers_by_chance, spread_inliers
+from localize.confidence import (
+    chance_agreement,
+    distinct_pixels,
+    inliers_by_chance,
+    spread_inliers,
+)
 from localize.intrinsics import QueryCamera
 from localize.lift import Correspondences
 from localize.pnp import (
@@ -40,12 +46,12 @@ class Candidate:
     pose: Pose
     known_camera: bool
 
-    @property
+    @cached_property
     def num_explained(self) -> int:
         """Distinct keypoints among the inliers: one may match several points of one spot."""
-        return len(np.unique(self.matches.points2D[self.pose.inlier_mask], axis=0))
+        return len(distinct_pixels(self.matches.points2D[self.pose.inlier_mask]))
 
-    @property
+    @cached_property
     def support(self) -> float:
         """Inliers weighted by their spread over the photo."""
         camera = self.pose.camera

@@ -131,7 +131,8 @@ def merged_matches(matches: Correspondences, distance_px: float) -> Corresponden
     weights = np.maximum(matches.scores.astype(np.float64), 1e-12)
     total = np.bincount(groups, weights, count)
     means = [np.bincount(groups, weights * matches.points2D[:, k], count) / total for k in (0, 1)]
-    _, first = np.unique(groups, return_index=True)
+    first = np.zeros(count, np.int64)
+    first[groups[::-1]] = np.arange(len(matches))[::-1]  # of a group the last one written stays
     alone = np.bincount(groups, minlength=count) == 1
     points2D = np.column_stack(means)
     points2D[alone] = matches.points2D[first[alone]]  # not a bit of a pixel changes
@@ -148,24 +149,31 @@ def merged_matches(matches: Correspondences, distance_px: float) -> Corresponden
 
 def _groups(matches: Correspondences, distance_px: float) -> IntArray:
     """A number per match from 0 on; equal numbers are one observation."""
-    if distance_px == 0:
-        keys = np.column_stack([matches.points2D, matches.points3D_ids.astype(np.float64)])
-        return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
     groups = np.full(len(matches), -1, dtype=np.int64)
+    if distance_px == 0:
+        x, y = matches.points2D.T
+        row = np.lexsort((y, x, matches.points3D_ids))
+        columns = (matches.points3D_ids[row], x[row], y[row])
+        fresh = np.any([np.diff(column, prepend=np.nan) != 0 for column in columns], axis=0)
+        groups[row] = np.cumsum(fresh) - 1
+        return groups
     # every round, the best match that is left of every point gathers those around it; there are
     # about as many rounds as photos
-    order = np.lexsort((-matches.scores, matches.points3D_ids))
+    row = np.lexsort((-matches.scores, matches.points3D_ids))
+    point = matches.points3D_ids[row]
+    x, y = matches.points2D[row].T
     count = 0
-    while len(order):
-        ids = matches.points3D_ids[order]
-        starts = np.flatnonzero(np.diff(ids, prepend=ids[0] - 1))
-        leader = order[np.repeat(starts, np.diff(starts, append=len(ids)))]
-        offset = matches.points2D[order] - matches.points2D[leader]
-        near = ((offset**2).sum(1) <= distance_px**2) | (order == leader)  # also where it is NaN
-        number = np.cumsum(np.diff(ids, prepend=ids[0] - 1) != 0) - 1 + count
-        groups[order[near]] = number[near]
+    while len(row):
+        starts = np.flatnonzero(np.diff(point, prepend=point[0] - 1))
+        number = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(row)))
+        leader = starts[number]
+        offset_x, offset_y = x - x[leader], y - y[leader]
+        near = offset_x * offset_x + offset_y * offset_y <= distance_px**2
+        near[starts] = True  # also where it is NaN
+        groups[row[near]] = number[near] + count
         count += len(starts)
-        order = order[~near]
+        left = np.flatnonzero(~near)
+        row, point, x, y = row[left], point[left], x[left], y[left]
     return groups
 
 

@@ -8,6 +8,7 @@ import poselib
 import pycolmap
 from numpy.typing import NDArray
 
+from localize.refinement import POSELIB_MODELS, information, minimized
 from mapping.cameras import with_focal_length
 
 FloatArray = NDArray[np.float64]
@@ -102,12 +103,13 @@ def reprojection_errors(
     """
     errors = np.full(len(points2D), np.inf)
     in_cam = np.asarray(cam_from_world * points3D)
-    front = in_cam[:, 2] > 1e-9 * np.abs(in_cam).max(initial=1e-9)
+    front = in_cam[:, 2] > 1e-9 * max(in_cam.max(initial=1e-9), -in_cam.min(initial=0.0))
+    rows = slice(None) if front.all() else front  # without a copy where it can be
     if front.any():
-        projected = np.asarray(camera.img_from_cam(in_cam[front]))
-        distances = np.linalg.norm(projected - points2D[front], axis=1)
+        x, y = (np.asarray(camera.img_from_cam(in_cam[rows])) - points2D[rows]).T
+        distances = np.sqrt(x * x + y * y)
         # a distortion model may have no image for a ray far outside the photo
-        errors[front] = np.where(np.isfinite(distances), distances, np.inf)
+        errors[rows] = np.where(np.isfinite(distances), distances, np.inf)
     return errors
 
 
@@ -251,13 +253,20 @@ def refine_pose(
     for _ in range(_REFINEMENT_ROUNDS):
         if mask.sum() < MIN_MATCHES:
             return None
-        camera = pycolmap.Camera(camera.todict())  # pycolmap refines it in place
-        refined = pycolmap.refine_absolute_pose(
-            pose, points2D, points3D, mask, camera, _refinement(options, mask, refine_intrinsics)
-        )
-        if refined is None or camera.has_bogus_params(0.05, 20.0, 1.0):
+        if refine_intrinsics or camera.model.name not in POSELIB_MODELS:
+            camera = pycolmap.Camera(camera.todict())  # pycolmap refines it in place
+            settings = _refinement(options, mask, refine_intrinsics)
+            refined = pycolmap.refine_absolute_pose(
+                pose, points2D, points3D, mask, camera, settings
+            )
+            refined_pose = None if refined is None else refined["cam_from_world"]
+        else:
+            refined_pose = minimized(
+                pose, camera, points2D[mask], points3D[mask], loss_scale_px=options.loss_scale_px
+            )
+        if refined_pose is None or camera.has_bogus_params(0.05, 20.0, 1.0):
             return None
-        pose = refined["cam_from_world"]
+        pose = refined_pose
         errors = reprojection_errors(pose, camera, points2D, points3D)
         previous, mask = mask, errors < options.max_error_px
         if (mask == previous).all():
@@ -293,7 +302,31 @@ def pose_covariance(
         (6, 6), rotation (rad) then translation in camera axes as `Localization.covariance` says;
         None if the points do not determine the pose.
     """
-    settings = _refinement(options, pose.inlier_mask, refine_intrinsics)
+    unscaled = (
+        _covariance_beside_intrinsics(pose, points2D, points3D, options)
+        if refine_intrinsics
+        else _inverse(information(pose.cam_from_world, pose.camera, points3D[pose.inlier_mask]))
+    )
+    if unscaled is None:
+        return None
+    num_params = 6 + refine_intrinsics
+    errors = pose.errors_px[pose.inlier_mask]
+    squared = (errors / options.loss_scale_px) ** 2
+    weights = 1 / (1 + squared)
+    degrees_of_freedom = max(2 * len(errors) - num_params, 1)
+    spread = float((weights**2 * errors**2).sum()) / degrees_of_freedom
+    slope = float(np.mean(weights + (1 - squared) * weights**2) / 2)
+    if slope <= 0:  # most errors far beyond the loss scale: no minimum to speak of
+        return None
+    covariance = unscaled * (spread / slope**2)
+    return covariance if np.isfinite(covariance).all() else None
+
+
+def _covariance_beside_intrinsics(
+    pose: Pose, points2D: FloatArray, points3D: FloatArray, options: PnPOptions
+) -> FloatArray | None:
+    """Covariance (6, 6) at errors of one pixel, the intrinsics marginalized out."""
+    settings = _refinement(options, pose.inlier_mask, True)
     # an infinite scale makes the loss quadratic; no iterations: the covariance at this pose
     settings.loss_function_scale = 1e6
     settings.max_num_iterations = 0
@@ -310,17 +343,21 @@ def pose_covariance(
         return None
     # COLMAP's tangent space of a rotation is the half angle (Ceres' quaternion manifold)
     unit = np.diag([2.0, 2.0, 2.0, 1.0, 1.0, 1.0])
-    num_params = 6 + refine_intrinsics
-    errors = pose.errors_px[pose.inlier_mask]
-    squared = (errors / options.loss_scale_px) ** 2
-    weights = 1 / (1 + squared)
-    degrees_of_freedom = max(2 * len(errors) - num_params, 1)
-    spread = float((weights**2 * errors**2).sum()) / degrees_of_freedom
-    slope = float(np.mean(weights + (1 - squared) * weights**2) / 2)
-    if slope <= 0:  # most errors far beyond the loss scale: no minimum to speak of
+    covariance: FloatArray = unit @ np.asarray(result["covariance"]) @ unit
+    return covariance
+
+
+def _inverse(information_matrix: FloatArray) -> FloatArray | None:
+    """The inverse of a symmetric (6, 6) matrix, None if it has none worth the name."""
+    # with a unit diagonal the condition does not depend on the units of the translation
+    scale = np.sqrt(np.diag(information_matrix))
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
         return None
-    covariance = unit @ np.asarray(result["covariance"]) @ unit * (spread / slope**2)
-    return covariance if np.isfinite(covariance).all() else None
+    correlation = information_matrix / np.outer(scale, scale)
+    if np.linalg.eigvalsh(correlation)[0] < 1e-14:
+        return None
+    inverse: FloatArray = np.linalg.inv(correlation) / np.outer(scale, scale)
+    return inverse
 
 
 def focal_surprise(

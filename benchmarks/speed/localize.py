@@ -2,13 +2,16 @@
 
     python -m benchmarks.speed.localize --device cuda --top-k 20
     python -m benchmarks.speed.localize --matcher small --place RUN/place --top-k 5 --threads 2
+    python -m benchmarks.speed.localize --without-network --top-k 20 --threads 1
 
 Without ``--matcher`` the network is MASt3R ViT-L with seeded random weights: its time does not
 depend on their values. Without ``--place`` the photos are noise of the asked size, 1600x1200, and
 the geometry is made up: the network runs as always, then its matches are replaced by true ones of
 known points, of which as many as asked are spoilt, so that poses have real work to do. With
 ``--place`` (a folder as ``groundloc benchmark colmap`` takes it, for example of
-``benchmarks.hard_place``) everything is real.
+``benchmarks.hard_place``) everything is real. ``--without-network`` leaves out what only a GPU does
+fast, decoding and nearest neighbours, and encodes with a single block: the steps of the CPU at their
+full size on any computer.
 
 Printed are medians over the queries, one query at a time, per step; each step waits for the GPU to
 finish, which costs a little. Then all queries in one stream, as `Localizer.localize_all` works:
@@ -151,8 +154,11 @@ def _on_arc(angle: float) -> pycolmap.Rigid3d:
 class MadeUpMatches(Matcher):
     """A network that does its work, and matches of a `MadeUpPlace` in place of what it found."""
 
-    def __init__(self, network: Mast3rMatcher, place: MadeUpPlace, num_keypoints: int) -> None:
+    def __init__(
+        self, network: Mast3rMatcher, place: MadeUpPlace, num_keypoints: int, *, decode: bool = True
+    ) -> None:
         self.network, self.place, self.num_keypoints = network, place, num_keypoints
+        self.decode = decode
         self.name, self.fingerprint = network.name, network.fingerprint
         self.num_streams = network.num_streams
         self.building = False
@@ -204,7 +210,8 @@ class MadeUpMatches(Matcher):
     def match_many(self, view: View, others: Sequence[View]) -> list[Matches]:
         if self.building:
             return [_between(view, other) for other in others]
-        self.network.match_many(view, others)
+        if self.decode:
+            self.network.match_many(view, others)
         return [self._with_query(view, other) for other in others]
 
     def _with_query(self, view: View, other: View) -> Matches:
@@ -247,7 +254,17 @@ def network_matcher(args: argparse.Namespace) -> Mast3rMatcher:
     engine = EngineOptions(acceleration=args.acceleration)
     if not args.matcher:
         options = Mast3rOptions(engine=engine)
-        network = random_network(vitl_config(), args.device)
+        config = vitl_config()
+        if args.without_network:
+            config = replace(
+                config,
+                head_type="linear",
+                output_mode="pts3d",
+                two_confs=False,
+                enc_depth=1,
+                dec_depth=1,
+            )
+        network = random_network(config, args.device)
         return Mast3rMatcher(
             network, name="random", fingerprint="0", device=args.device, options=options
         )
@@ -280,7 +297,7 @@ def prepare(
         cameras = [camera for n in chosen if (camera := names[n]) is not None]
         return scene, network, network, [images / n for n in chosen], cameras
     place = MadeUpPlace(work / "images", args.map_photos, args.queries, args.outliers)
-    matcher = MadeUpMatches(network, place, args.keypoints)
+    matcher = MadeUpMatches(network, place, args.keypoints, decode=not args.without_network)
     matcher.building = True
     scene = build_map(
         work / "images",
@@ -385,6 +402,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--outliers", type=float, default=0.5, help="share of spoilt matches")
     parser.add_argument(
         "--warmup", type=int, default=3, help="queries of --place before the clock starts"
+    )
+    parser.add_argument(
+        "--without-network", action="store_true", help="the CPU's steps only, of made-up photos"
     )
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its default")
     parser.add_argument(

@@ -6,6 +6,7 @@ import pytest
 
 from localize.confidence import (
     chance_agreement,
+    distinct_pixels,
     inliers_by_chance,
     pose_confidence,
     spread_inliers,
@@ -66,6 +67,17 @@ def test_spread_counts_crowds_less() -> None:
     assert spread_inliers(apart, ~everything, size) == 0
     same = np.zeros((12, 2))  # one keypoint with twelve points is one observation
     assert spread_inliers(same, everything, size) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_distinct_pixels_agree_with_their_slow_twin(count: int) -> None:
+    rng = np.random.default_rng(count)
+    pixels = rng.integers(0, 12, (count, 2)) - [0.0, 0.5]
+    np.testing.assert_array_equal(distinct_pixels(pixels), np.unique(pixels, axis=0))
+    # rows of a larger array, and columns in another order, are no complex numbers as they lie
+    np.testing.assert_array_equal(distinct_pixels(pixels[::2]), np.unique(pixels[::2], axis=0))
+    turned = np.asfortranarray(pixels)
+    np.testing.assert_array_equal(distinct_pixels(turned), np.unique(pixels, axis=0))
 
 
 def test_confidence_follows_the_evidence() -> None:
