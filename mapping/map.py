@@ -99,12 +99,21 @@ class Map:
 
         Returns:
             Problems, each naming a file, and the photos whose encoding cannot be read; empty if
-            the map is as it was written.
+            the map is as it was written. If another map is there by now, that alone.
         """
         problems = check_files(self.path, self.info, thorough=True)
+        if problems and self._is_replaced():
+            return [f"the map '{self.path}' was replaced since it was opened: open it again"]
         if problems:
             problems += self._features.problems(self.image_names)
         return problems
+
+    def _is_replaced(self) -> bool:
+        """Whether another process has put another map into the folder."""
+        try:
+            return is_half_published(self.path) or read_info(self.path) != self.info
+        except InputError:
+            return False
 
     def check_matcher(self, matcher: Matcher) -> None:
         """Refuse a matcher that did not make this map.

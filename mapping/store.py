@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -163,7 +164,10 @@ def features_bytes(num_photos: int, num_view_bytes: int) -> int:
 
 
 class FeatureFile:
-    """A ``features.h5`` open for reading.
+    """A ``features.h5`` open for reading, with the files that it links to.
+
+    All are opened at once: what another process replaces or deletes afterwards stays as it was here
+    (HDF5's own way of following a link would look for the file by its name, each time).
 
     Raises:
         InputError: The file is no such file, or damaged where it is read.
@@ -176,15 +180,20 @@ class FeatureFile:
             self._file = h5py.File(self.path, "r", locking=False)
         except _DAMAGE as error:
             raise self._damaged(error) from error
+        self._parts: dict[str, h5py.File] = {}
+        for part in self.path.parent.glob(f"{_PART}*.h5"):
+            with suppress(OSError):  # damaged, or deleted just now: told of the photos in it
+                self._parts[part.name] = h5py.File(part, "r", locking=False)
 
     def close(self) -> None:
-        """Close the file; views read before stay valid."""
-        self._file.close()
+        """Close the files; views read before stay valid."""
+        for file in (self._file, *self._parts.values()):
+            file.close()
 
     def view(self, name: str) -> View:
         """The encoded photo; an `InputError` names it if it is damaged."""
         try:
-            group = self._file[f"images/{name}"]
+            group = self._photo(name)
             width, height = group.attrs["image_size"].tolist()
             arrays = group.get(_ARRAY[:-1], {})
             return View(
@@ -198,7 +207,7 @@ class FeatureFile:
     def global_descriptor(self, name: str) -> NDArray[np.float32]:
         """The global descriptor (G,) of a photo."""
         try:
-            return np.asarray(self._file[f"images/{name}/global_descriptor"][()])
+            return np.asarray(self._photo(name)["global_descriptor"][()])
         except _DAMAGE as error:
             raise self._damaged(error, f"the description of '{name}' in ") from error
 
@@ -220,6 +229,14 @@ class FeatureFile:
             except InputError as error:
                 found.append(str(error))
         return found
+
+    def _photo(self, name: str) -> h5py.Group:
+        link = self._file.get(f"images/{name}", getlink=True)
+        if not isinstance(link, h5py.ExternalLink):
+            return self._file[f"images/{name}"]
+        if link.filename not in self._parts:
+            raise OSError(f"'{link.filename}' cannot be read")
+        return self._parts[link.filename][link.path]
 
     def _damaged(self, error: Exception, part: str = "") -> InputError:
         return InputError(f"{part}'{self.path}' is damaged: {' '.join(str(error).split())}")

@@ -98,9 +98,20 @@ def test_features_are_kept_without_a_copy(
     (folder / "features.2.h5").write_bytes(damaged)
     (problem, *_) = Map.open(folder).check()
     assert "features.2.h5" in problem
+    (folder / "features.2.h5").unlink()
+    (folder / "features.2.h5").write_bytes(bytes(len(damaged)))
+    whole = Map.open(folder)
     build_map(place.photos, folder, matcher, overwrite=True)
     assert not list(folder.glob("features.*.h5"))
     assert Map.open(folder).check() == []
+    # who has the old map open goes on with it, also where another extension takes its names
+    (folder / "features.1.h5").write_bytes(b"of another map")
+    for name in FIRST:
+        np.testing.assert_array_equal(whole.load_view(name).keypoints, views[name])
+    assert len(whole.load_view(NEW[0]).keypoints) > 100
+    with pytest.raises(InputError, match=rf"encoding of '{NEW[1]}' .*'features\.2\.h5' cannot be"):
+        whole.load_view(NEW[1])  # was damaged when it was opened
+    assert whole.check() == [f"the map '{folder}' was replaced since it was opened: open it again"]
 
 
 def test_extend_with_known_poses(place: Place, tmp_path: Path) -> None:
