@@ -335,6 +335,7 @@ def _light_kernel(  # type: ignore[no-untyped-def]
         )  # fmt: skip
         # from here on the normal with relief; the geometric one is needed no more
         relief = tl.load(material + 15)
+        brightest = 3 * (nx * kx + ny * ky + nz * kz)
         nx, ny, nz = relief_normal(
             nx, ny, nz, relief * (slope_u * c + slope_v * s), relief * (slope_v * c - slope_u * s)
         )
@@ -375,7 +376,7 @@ def _light_kernel(  # type: ignore[no-untyped-def]
         clear = tl.exp(-tl.load(light + 19) * far * length)
         upward = 0.5 + 0.5 * nz
         side, tone = 1 - nz * nz, 1 + 0.35 * nx + 0.2 * ny
-        shone = key * tl.maximum(nx * kx + ny * ky + nz * kz, 0.0)
+        shone = key * tl.maximum(tl.minimum(nx * kx + ny * ky + nz * kz, brightest), 0.0)
         emission = tl.load(material + 13)
         r = _lit_channel(
             light, material, 0, r, r2, weight, vary, shone, sr, glint, lamp_r, upward, side, tone,

@@ -1,4 +1,4 @@
-"""Light of an image and the shading of hits: sun or lamp with shadows, sky, haze, gloss."""
+"""Light of an image and shading of hits: sun or lamp with shadows, sky, haze, gloss, relief."""
 
 import math
 
@@ -39,6 +39,7 @@ NUM_LIGHT = 40
 NUM_LAMPS = 3
 
 STEEPEST_RELIEF = 1.5  # metres per metre along u or v: 56 degrees
+RELIEF_GAIN = 3.0  # at most this much more key light on a bump than on the face without relief
 
 
 def light_row(
@@ -250,10 +251,13 @@ def shade(
     normal = shading_normal(material, surface, footprint, bank)
     to_key, falloff = toward_key(light, points)
     # relief does not catch the light behind the face: there no shadow is known
-    before = (surface.normal * to_key).sum(-1) > 0
-    lit = lit & (before | (material[:, RELIEF] == 0))
+    smooth = (surface.normal * to_key).sum(-1, keepdim=True)
+    lit = lit & ((smooth[:, 0] > 0) | (material[:, RELIEF] == 0))
     key = light[:, KEY_COLOR] * falloff * lit[:, None].float()
-    diffuse = key * (normal * to_key).sum(-1, keepdim=True).clamp_min(0)
+    # bumps stand in each other's shadow where the light grazes: without it round bodies would
+    # end in a hard edge of lit bumps
+    cosine = torch.minimum((normal * to_key).sum(-1, keepdim=True), RELIEF_GAIN * smooth)
+    diffuse = key * cosine.clamp_min(0)
     upward = 0.5 + 0.5 * normal[:, 2:3]
     ambient = light[:, GROUND] * (1 - upward) + light[:, SKY] * upward
     # walls see half of the horizon: keeps upright faces of different directions apart

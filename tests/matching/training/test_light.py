@@ -1,21 +1,27 @@
 """Relief of surfaces: normals bent by their texture, and what the light makes of them."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from matching.training.builder import Place, PlaceBuilder
+from matching.training.builder import FloatArray, Place, PlaceBuilder
 from matching.training.cameras import look_at
-from matching.training.light import STEEPEST_RELIEF, light_row, relief_normal
+from matching.training.light import RELIEF_GAIN, STEEPEST_RELIEF, light_row, relief_normal
+from matching.training.render import render_image
 from matching.training.surface import surface_at
 from matching.training.world import RELIEF, Kind
 
 K = np.array([[60.0, 0, 32.0], [0, 60.0, 24.0], [0, 0, 1]])
 SIZE = (64, 48)
 POSE = look_at(np.array([0.0, -4.0, 0.0]), np.zeros(3))
-DARK = {"sky": (0.0, 0.0, 0.0), "horizon": (0.0, 0.0, 0.0), "ground": (0.0, 0.0, 0.0)}
+DARK: dict[str, Any] = {
+    "sky": (0.0, 0.0, 0.0),
+    "horizon": (0.0, 0.0, 0.0),
+    "ground": (0.0, 0.0, 0.0),
+}
 
 
 def wall(relief: float, style: str = "cobbles", gloss: float = 0.0) -> Place:
@@ -27,12 +33,12 @@ def wall(relief: float, style: str = "cobbles", gloss: float = 0.0) -> Place:
     return b.build()
 
 
-def photo(place: Place, x: float, y: float = -0.5, **light: object) -> np.ndarray:
-    row = light_row(key=(x, y, 0.3, 0.0), **light)  # type: ignore[arg-type]
+def photo(place: Place, x: float, y: float = -0.5, **light: Any) -> FloatArray:
+    row = light_row(key=(x, y, 0.3, 0.0), **light)
     return place.render(K, SIZE, POSE, row).image.mean(-1).astype(float)
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
+def correlation(a: FloatArray, b: FloatArray) -> float:
     return float(np.corrcoef(a.reshape(-1), b.reshape(-1))[0, 1])
 
 
@@ -119,3 +125,18 @@ def test_relief_catches_no_light_from_behind_the_face() -> None:
         behind = photo(wall(0.3, gloss=gloss), -1.0, y=0.1, **DARK)
         before = photo(wall(0.3, gloss=gloss), -1.0, y=-0.1, **DARK)
         assert behind.max() < 3 and before.max() > 60
+
+
+def test_grazing_light_fades_on_relief_as_it_does_without() -> None:
+    """Bumps stand in each other's shadow: no hard edge where round bodies turn from the light."""
+    pose, intrinsics = (torch.from_numpy(x).float() for x in (POSE, K))
+
+    def radiance(relief: float) -> torch.Tensor:
+        place, light = wall(relief), light_row(key=(-1, -0.08, 0.1, 0), **DARK)
+        return render_image(
+            place.scenes, 0, 0, intrinsics, pose, SIZE, light, place.bank, antialias=False
+        ).radiance
+
+    gain = radiance(0.15) / radiance(0.0)
+    assert float(gain.max()) == pytest.approx(RELIEF_GAIN, rel=1e-3)
+    assert float((gain == 0).float().mean()) > 0.2 and 0.7 < float(gain.mean()) < 1.6
