@@ -155,15 +155,9 @@ def _extend(arguments: argparse.Namespace, given: dict[str, Any]) -> dict[str, A
 
 def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     """Poses of query photos against a map."""
-    from localize import (
-        Localizer,
-        LocalizerOptions,
-        poses_text,
-        write_poses,
-        write_results,
-    )
+    from localize import Localizer, LocalizerOptions, poses_text
     from localize.queries import read_queries
-    from localize.results import results_beside
+    from localize.results import results_beside, write_poses_and_results
     from localize.unfinished import UnfinishedResults, run_identity
     from matching.errors import InputError
 
@@ -200,8 +194,7 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
         progress=_progress(arguments),
     )
     if out is not None and unfinished is not None:
-        write_poses(out, results)
-        write_results(results_file, results)
+        write_poses_and_results(out, results_file, results)
         unfinished.remove()
         _wrote(out, results_file)
     elif not arguments.json:

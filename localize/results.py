@@ -13,7 +13,7 @@ import pycolmap
 from numpy.typing import NDArray
 
 from matching.errors import InputError
-from matching.files import PathLike, existing_file, write_text_atomic
+from matching.files import PathLike, atomic_file, existing_file, write_text_atomic
 
 CameraSource = Literal["given", "exif", "pointmap", "exif+pointmap", "estimated"]
 
@@ -227,6 +227,23 @@ def write_results(
 ) -> None:
     """Write every result, localized or not, as a line of JSON (`Localization.to_dict`)."""
     write_text_atomic(path, "".join(_json_line(r) for r in _as_list(results)))
+
+
+def write_poses_and_results(
+    poses: PathLike,
+    results_file: PathLike,
+    results: Mapping[str, Localization] | Iterable[Localization],
+) -> None:
+    """Write ``poses.txt`` and ``results.jsonl`` together.
+
+    A process killed at any time leaves nothing that speaks of two runs: old results go before new
+    poses come, so that `results_beside` has no other poses to find beside them.
+    """
+    found = _as_list(results)
+    with atomic_file(results_file) as new_results, atomic_file(poses) as new_poses:
+        new_poses.write_text(poses_text(found), encoding="utf-8")
+        new_results.write_text("".join(map(_json_line, found)), encoding="utf-8")
+        Path(results_file).unlink(missing_ok=True)
 
 
 def append_result(path: PathLike, result: Localization) -> None:

@@ -10,8 +10,10 @@ from localize.results import (
     poses_text,
     read_poses,
     read_results,
+    results_beside,
     unwritable_name,
     write_poses,
+    write_poses_and_results,
     write_results,
 )
 from matching.errors import InputError
@@ -131,6 +133,34 @@ def test_results_come_back(tmp_path: Path) -> None:
     assert again.camera.params_to_string() == first.camera.params_to_string()
     write_results(tmp_path / "again.jsonl", back)
     assert (tmp_path / "again.jsonl").read_text() == file.read_text()
+
+
+def test_a_kill_while_files_are_written_asks_for_no_overwriting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poses, results = tmp_path / "poses.txt", tmp_path / "results.jsonl"
+    write_poses_and_results(poses, results, [random_result("a.jpg", 0)])
+    replace, moved = Path.replace, list[Path]()
+
+    def killed_at_the_second(self: Path, target: Path) -> Path:
+        moved.append(target)
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    new = [random_result("a.jpg", 1), failure("b.jpg")]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed_at_the_second)
+        write_poses_and_results(poses, results, new)
+    assert moved == [poses, results] and poses.read_text() == poses_text(new)
+    assert results_beside(poses) == results
+    write_poses_and_results(poses, results, new)
+    assert list(read_results(results)) == ["a.jpg", "b.jpg"]
+    assert results_beside(poses) == results
+    # nothing goes where the new poses cannot be written
+    with pytest.raises(InputError, match="rename"):
+        write_poses_and_results(poses, results, [random_result("#", 0)])
+    assert list(read_results(results)) == ["a.jpg", "b.jpg"] and len(read_poses(poses)) == 1
 
 
 def test_results_appended_one_by_one_make_the_same_file(tmp_path: Path) -> None:
