@@ -2,6 +2,9 @@
 
 Positions are pixels of the network images, centre of the top-left pixel at (0.5, 0.5). The nearest
 neighbours themselves are those of `matching.reciprocal`.
+
+A GPU needs less time for the pairs of a query than it takes to start an operation for each of them.
+So the points of all pairs go through every step together, and only the result is waited for.
 """
 
 from collections.abc import Sequence
@@ -11,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from matching.descriptor_grid import (
     cells_to_pixels,
@@ -19,12 +23,8 @@ from matching.descriptor_grid import (
     sample_bilinear,
 )
 from matching.distinctness import distinctness
-from matching.reciprocal import (
-    dense_matches,
-    iterated_matches,
-    refine_subpixel,
-    seeded_matches,
-)
+from matching.peaks import displacements_of
+from matching.reciprocal import dense_matches, iterated_matches, seeded_matches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,10 +126,12 @@ def free_matches(
     inside = grid0.contains(cells0, -(-border_px // grid0.stride))
     inside &= grid1.contains(cells1, -(-border_px // grid1.stride))
     cells0, cells1 = cells0[inside], cells1[inside]
+    pair = _Pairs.of([grid0], [grid1])
+    first = torch.zeros_like(cells0[:, 0])
     return GridMatches(
         points0=cells_to_pixels(cells0, grid0.stride),
-        points1=_place(grid0, cells0.float(), grid1, cells1, subpixel),
-        scores=_scores(grid0, cells0, grid1, cells1),
+        points1=pair.place(first, [len(first)], cells0.float(), cells1, subpixel),
+        scores=pair.scores(first, [len(first)], cells0, cells1),
     )
 
 
@@ -150,58 +152,126 @@ def matches_from_points(
         tolerance_px: A point has to come back closer than this, pixels; 0: to its own cell.
         subpixel: Place the points of image 1 between its cells, looking for what is at the exact
             point of image 0 and not at its cell's centre.
+
+    Returns:
+        The matches of each pair, on the CPU, in the order of its points.
     """
-    placed = [_cells(points, grid) for points, grid in zip(points0, grids0, strict=True)]
+    if not points0:
+        return []
+    if (
+        len({(g0.vectors.shape, g1.vectors.shape) for g0, g1 in zip(grids0, grids1, strict=True)})
+        > 1
+    ):
+        return [
+            matches_from_points(
+                [points], [grid0], [grid1], tolerance_px=tolerance_px, subpixel=subpixel
+            )[0]
+            for points, grid0, grid1 in zip(points0, grids0, grids1, strict=True)
+        ]
+    num_pairs, device = len(grids0), grids0[0].vectors.device
+    points = torch.cat([p.cpu() for p in points0])
+    lengths = torch.tensor([len(p) for p in points0])
+    pair = torch.repeat_interleave(lengths)
+    row = torch.arange(len(points)) - (lengths.cumsum(0) - lengths)[pair]
+    exact = pixels_to_cells(points, grids0[0].stride)
+    cells = exact.round().long()
+    height, width = grids0[0].confidence.shape
+    inside = ((cells >= 0) & (cells < torch.tensor([width, height]))).all(1)
+    points, pair, row, exact, cells = (t[inside] for t in (points, pair, row, exact, cells))
     found = seeded_matches(
         [grid.vectors for grid in grids0],
         [grid.vectors for grid in grids1],
-        [cells for _, cells, _ in placed],
-        pixel_tol=tolerance_px / grids0[0].stride if grids0 else 0.0,
+        list(cells.split(torch.bincount(pair, minlength=num_pairs).tolist())),
+        pixel_tol=tolerance_px / grids0[0].stride,
     )
-    results = []
-    for points, grid0, grid1, (rows, cells0, exact0), seeds in zip(
-        points0, grids0, grids1, placed, found, strict=True
-    ):
-        rows, cells0, exact0 = rows[seeds.kept], cells0[seeds.kept], exact0[seeds.kept]
-        cells1 = seeds.xy1[seeds.kept]
-        results.append(
-            GridMatches(
-                points0=points[rows],
-                points1=_place(grid0, exact0, grid1, cells1, subpixel),
-                scores=_scores(grid0, cells0, grid1, cells1),
-                rows0=rows,
-            )
+    kept = torch.nonzero(torch.cat([seeds.kept for seeds in found]))[:, 0]
+    cells1 = torch.cat([seeds.xy1 for seeds in found])[kept]
+    kept = kept.cpu()
+    points, pair, row, exact, cells = (t[kept] for t in (points, pair, row, exact, cells))
+    counts = torch.bincount(pair, minlength=num_pairs).tolist()
+    which, cells = (t.to(device, non_blocking=True) for t in (pair, cells))
+    pairs = _Pairs.of(grids0, grids1)
+    points1 = pairs.place(which, counts, exact.float(), cells1, subpixel)
+    scores = pairs.scores(which, counts, cells, cells1)
+    result = torch.cat((points1, scores[:, None]), 1).cpu()
+    return [
+        GridMatches(points0=own, points1=there[:, :2], scores=there[:, 2], rows0=rows)
+        for own, there, rows in zip(
+            points.split(counts), result.split(counts), row.split(counts), strict=True
         )
-    return results
+    ]
 
 
-def _cells(points: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of the points inside the grid, their cells and their exact places in cells."""
-    exact = pixels_to_cells(points, grid.stride)
-    cells = exact.round().long()
-    rows = torch.nonzero(grid.contains(cells))[:, 0]
-    return rows, cells[rows], exact[rows].float()
+@dataclass(frozen=True, kw_only=True)
+class _Pairs:
+    """Grids of one size of several pairs.
+
+    Attributes:
+        grids0: Images 0.
+        grids1: Images 1.
+        vectors0: Theirs, (P, h, w, D).
+        vectors1: The same of images 1.
+    """
+
+    grids0: Sequence[Grid]
+    grids1: Sequence[Grid]
+    vectors0: Tensor
+    vectors1: Tensor
+
+    @staticmethod
+    def of(grids0: Sequence[Grid], grids1: Sequence[Grid]) -> "_Pairs":
+        return _Pairs(
+            grids0=grids0,
+            grids1=grids1,
+            vectors0=_stacked([grid.vectors for grid in grids0]),
+            vectors1=_stacked([grid.vectors for grid in grids1]),
+        )
+
+    def place(
+        self, which: Tensor, counts: list[int], exact0: Tensor, cells1: Tensor, subpixel: bool
+    ) -> Tensor:
+        """Pixels in images 1 of places in images 0 that were matched to cells.
+
+        Args:
+            which: The pair of each match, ascending, (M,).
+            counts: Matches of each pair.
+            exact0: The places in cells, (M, 2) float.
+            cells1: The cells, (M, 2).
+            subpixel: Leave the cells' centres.
+        """
+        kind, stride = self.grids1[0].placing, self.grids1[0].stride
+        if not subpixel or kind == "none" or not len(cells1):
+            return cells_to_pixels(cells1, stride)
+        places = pad_sequence(list(exact0.split(counts)), batch_first=True)  # (P, S, 2)
+        device = cells1.device
+        there = sample_bilinear(self.vectors0, places.to(device, non_blocking=True))
+        slots = torch.cat([torch.arange(n) + k * places.shape[1] for k, n in enumerate(counts)])
+        slots = slots.to(device, non_blocking=True)
+        vectors = F.normalize(there.flatten(0, 1)[slots].float(), dim=-1)
+        if kind == "peak":
+            offset = displacements_of(vectors, self.vectors1, which, cells1)
+            return cells_to_pixels(cells1 + offset, stride)
+        parts = zip(vectors.split(counts), self.grids1, cells1.split(counts), strict=True)
+        refined = [refine_positions(own, grid.vectors, cells) for own, grid, cells in parts]
+        return cells_to_pixels(torch.cat(refined), stride)
+
+    def scores(self, which: Tensor, counts: list[int], cells0: Tensor, cells1: Tensor) -> Tensor:
+        """Scores of matches between cells, (M,); arguments as of `place`."""
+        if self.grids0[0].temperature is None or self.grids1[0].temperature is None:
+            confidence0 = _stacked([grid.confidence for grid in self.grids0])
+            confidence1 = _stacked([grid.confidence for grid in self.grids1])
+            product = confidence0[which, cells0[:, 1], cells0[:, 0]]
+            product = product * confidence1[which, cells1[:, 1], cells1[:, 0]]
+            return product.float().sqrt()
+        parts = zip(
+            self.grids0, cells0.split(counts), self.grids1, cells1.split(counts), strict=True
+        )
+        return torch.cat([_distinctness_of(*part) for part in parts])
 
 
-def _place(grid0: Grid, exact0: Tensor, grid1: Grid, cells1: Tensor, subpixel: bool) -> Tensor:
-    """Pixels in image 1 of places in image 0 (in cells) that were matched to ``cells1``."""
-    if not subpixel or grid1.placing == "none" or not len(cells1):
-        return cells_to_pixels(cells1, grid1.stride)
-    there = sample_bilinear(grid0.vectors[None], exact0[None])[0]
-    vectors = F.normalize(there.float(), dim=-1)
-    if grid1.placing == "window":
-        return cells_to_pixels(refine_positions(vectors, grid1.vectors, cells1), grid1.stride)
-    # in a map of one row no cell has neighbours above, so that side is not moved, and of the two
-    # half steps that make one displacement only that in image 1 is taken: it is doubled
-    row = torch.arange(len(vectors), device=vectors.device)
-    pixels0 = torch.stack((row, torch.zeros_like(row)), 1)
-    _, moved = refine_subpixel(vectors[None], grid1.vectors, pixels0, cells1)
-    return cells_to_pixels(2 * (moved - 0.5) - cells1, grid1.stride)
-
-
-def _scores(grid0: Grid, cells0: Tensor, grid1: Grid, cells1: Tensor) -> Tensor:
-    if grid0.temperature is None or grid1.temperature is None:
-        return (grid0.confidence_at(cells0) * grid1.confidence_at(cells1)).float().sqrt()
+def _distinctness_of(grid0: Grid, cells0: Tensor, grid1: Grid, cells1: Tensor) -> Tensor:
+    """Geometric mean of the probabilities in both images, (M,)."""
+    assert grid0.temperature is not None and grid1.temperature is not None
     both = [
         distinctness(
             here.vectors[own[:, 1], own[:, 0]], there.vectors, other, temperature=temperature
@@ -212,3 +282,18 @@ def _scores(grid0: Grid, cells0: Tensor, grid1: Grid, cells1: Tensor) -> Tensor:
         )
     ]
     return (both[0] * both[1]).sqrt()
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape as one, (P, ...): not copied where they are its consecutive slices."""
+    first, size = parts[0], parts[0].numel()
+    start, storage = first.storage_offset(), first.untyped_storage().data_ptr()
+    together = all(
+        part.untyped_storage().data_ptr() == storage
+        and part.storage_offset() == start + k * size
+        and part.is_contiguous()
+        for k, part in enumerate(parts)
+    )
+    if not together:
+        return torch.stack(list(parts))
+    return first.as_strided((len(parts), *first.shape), (size, *first.stride()))

@@ -58,19 +58,22 @@ class Side:
     frame: NetworkFrame
     keypoints: NDArray[np.float32]
 
-    def network_points(self, device: torch.device) -> Tensor | None:
-        """The keypoints in the network image, (N, 2), or None if there are none."""
+    def network_points(self) -> Tensor | None:
+        """The keypoints in the network image, (N, 2) on the CPU, or None if there are none."""
         if not len(self.keypoints):
             return None
-        return torch.from_numpy(self.frame.to_network(self.keypoints)).float().to(device)
+        return torch.from_numpy(self.frame.to_network(self.keypoints)).float()
 
-    def photo_points(self, points: Tensor, rows: Tensor | None) -> NDArray[np.float32]:
+    def photo_points(
+        self, points: NDArray[np.float32], rows: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
         """Network points in the photo; own keypoints (rows >= 0) stay exactly what they are."""
-        inside = np.clip(self.frame.to_photo(points.cpu().numpy()), 0, self.image_size)
+        if rows is not None and (rows >= 0).all():
+            return self.keypoints[rows]
+        inside = np.clip(self.frame.to_photo(points), 0, self.image_size)
         photo: NDArray[np.float32] = inside.astype(np.float32)
         if rows is not None:
-            own = rows.cpu().numpy()
-            photo[own >= 0] = self.keypoints[own[own >= 0]]
+            photo[rows >= 0] = self.keypoints[rows[rows >= 0]]
         return photo
 
 
@@ -210,7 +213,7 @@ class PairDecoder:
             points = {
                 row: own
                 for row, side in enumerate(seeded)
-                if (own := side.network_points(self.engine.device)) is not None
+                if (own := side.network_points()) is not None
             }
             batch = matches_from_points(
                 list(points.values()),
@@ -241,7 +244,8 @@ class PairDecoder:
 
     def _finished(self, found: GridMatches, side0: Side, side1: Side) -> Matches:
         """Confident matches in photo pixels, best first."""
-        scores = found.scores.cpu().numpy().astype(np.float32)
+        values = {n: v.cpu().numpy() for n, v in vars(found).items() if v is not None}
+        scores = values["scores"].astype(np.float32)
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= self.min_confidence]
         most = self.options.max_matches
@@ -250,13 +254,15 @@ class PairDecoder:
             most = max(_NUM_FREE_MATCHES, sure) if self._temperature is not None else 0
         if most:
             order = order[:most]
+        chosen = {name: value[order] for name, value in values.items()}
+        rows0, rows1 = chosen.get("rows0"), chosen.get("rows1")
         return Matches(
-            keypoints0=side0.photo_points(found.points0, found.rows0),
-            keypoints1=side1.photo_points(found.points1, found.rows1),
-            scores=scores,
-            indices0=None if found.rows0 is None else found.rows0.cpu().numpy(),
-            indices1=None if found.rows1 is None else found.rows1.cpu().numpy(),
-        ).select(order)
+            keypoints0=side0.photo_points(chosen["points0"], rows0),
+            keypoints1=side1.photo_points(chosen["points1"], rows1),
+            scores=scores[order],
+            indices0=rows0,
+            indices1=rows1,
+        )
 
 
 def _joined(first: Matches, second: Matches) -> Matches:

@@ -42,23 +42,41 @@ def displacements(desc0: Tensor, desc1: Tensor, xy0: Tensor, xy1: Tensor) -> tup
         Offsets (M, 2) x, y in pixels, at most one: in image 0 of the point that pixel ``xy1``
         shows, and in image 1 of the point that pixel ``xy0`` shows.
     """
-    return _peak(_surface(desc1, xy1, desc0, xy0)), _peak(_surface(desc0, xy0, desc1, xy1))
+    offset0 = displacements_of(desc1[xy1[:, 1], xy1[:, 0]], desc0[None], None, xy0)
+    return offset0, displacements_of(desc0[xy0[:, 1], xy0[:, 0]], desc1[None], None, xy1)
 
 
-def _surface(desc: Tensor, xy: Tensor, around: Tensor, centre: Tensor) -> Tensor:
-    """Similarity of each descriptor to the 3 x 3 pixels around a centre, (M, 3, 3), y then x.
+def displacements_of(vectors: Tensor, maps: Tensor, which: Tensor | None, xy: Tensor) -> Tensor:
+    """Where, from given pixels of several maps, the similarity to given vectors has its peaks.
+
+    Args:
+        vectors: (M, d).
+        maps: (P, H, W, d).
+        which: The map of each vector, (M,) int64; None: the first.
+        xy: The pixel in that map, (M, 2) int64 x, y counted from 0.
+
+    Returns:
+        Offsets (M, 2) x, y in pixels, at most one; zero where there is no peak.
+    """
+    return _peak(_surface(vectors, maps, which, xy))
+
+
+def _surface(vectors: Tensor, maps: Tensor, which: Tensor | None, centre: Tensor) -> Tensor:
+    """Similarity of each vector to the 3 x 3 pixels around a centre, (M, 3, 3), y then x.
 
     NaN where the window leaves the map or meets a descriptor that is not usable.
     """
-    height, width = around.shape[:2]
-    step = torch.arange(-1, 2, device=xy.device)
+    height, width = maps.shape[1:3]
+    step = torch.arange(-1, 2, device=centre.device)
     x, y = centre[:, 0, None, None] + step[None, None, :], centre[:, 1, None, None] + step[:, None]
     x, y = torch.broadcast_tensors(x, y)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     rows = y.clamp(0, max(height - 1, 0)) * width + x.clamp(0, max(width - 1, 0))
-    query = desc[xy[:, 1], xy[:, 0]].float()
-    flat = around.reshape(-1, around.shape[-1])
-    surface = query.new_empty(len(xy), 3, 3)
+    if which is not None:
+        rows = rows + (which * (height * width))[:, None, None]
+    query = vectors.float()
+    flat = maps.reshape(-1, maps.shape[-1])
+    surface = query.new_empty(len(centre), 3, 3)
     for i in range(3):  # nine gathers of (M, d) rather than one of (M, 9, d)
         for j in range(3):
             surface[:, i, j] = (query * flat[rows[:, i, j]].float()).sum(-1)

@@ -94,6 +94,41 @@ def test_points_are_found_between_the_cells(stride: int, placing: Any) -> None:
         assert errors[True] == errors[False]
 
 
+@pytest.mark.parametrize("placing", ["none", "peak", "window"])
+@pytest.mark.parametrize("layout", ["slices", "every other slice", "apart"])
+def test_a_batch_gives_what_each_pair_gives_alone(placing: Any, layout: str) -> None:
+    step = 2 if layout == "every other slice" else 1
+    shifts = [0.0, 1.3, 2.6, 5.1, -3.4, 7.7]
+    grids = [smooth_grid(20, 26, 2, shift=by) for by in shifts]
+    vectors = list(torch.stack([g.vectors for g in grids]))
+    confidence = list(torch.stack([g.confidence + k for k, g in enumerate(grids)]))
+    if layout == "apart":
+        vectors, confidence = ([t.clone() for t in tensors] for tensors in (vectors, confidence))
+    together = [
+        replace(g, vectors=v, confidence=c, placing=placing)
+        for g, v, c in zip(grids, vectors, confidence, strict=True)
+    ]
+    grids0, grids1 = together[::step], together[::-1][::step]
+    generator = torch.Generator().manual_seed(0)
+    counts = [40, 0, 1, 25, 60, 3][: len(grids0)]
+    points = [torch.rand(n, 2, generator=generator) * 60 - 4 for n in counts]
+    found = matches_from_points(points, grids0, grids1, tolerance_px=5, subpixel=True)
+    assert sum(len(matches.scores) for matches in found) > 15
+    for own, grid0, grid1, matches in zip(points, grids0, grids1, found, strict=True):
+        (alone,) = matches_from_points([own], [grid0], [grid1], tolerance_px=5, subpixel=True)
+        for name, value in vars(alone).items():
+            torch.testing.assert_close(getattr(matches, name), value)
+
+
+def test_grids_of_several_sizes_are_matched_too() -> None:
+    small, large = smooth_grid(12, 16, 2), smooth_grid(20, 26, 2)
+    points = [torch.tensor([[7.0, 7.0]]), torch.tensor([[31.0, 30.0], [5.0, 5.0]])]
+    found = matches_from_points(
+        points, [small, large], [large, small], tolerance_px=5, subpixel=False
+    )
+    assert [len(matches.scores) for matches in found] == [1, 1]
+
+
 def test_points_outside_and_pairs_without_points() -> None:
     grid0, grid1 = smooth_grid(12, 16, 2), smooth_grid(12, 16, 2)
     outside = torch.tensor([[-0.1, 3.0], [5.0, 24.1], [32.5, 1.0], [7.0, 7.0], [31.9, 23.9]])
