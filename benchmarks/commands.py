@@ -106,7 +106,9 @@ class BenchmarkCall:
     ) -> Scores | Unfinished | Check | Plan:
         """Run the benchmark on the data set, check the download, or plan the run."""
         if self.check:
-            return check_benchmark(self.name, root, options=self.options, progress=progress)
+            return check_benchmark(
+                self.name, root, self.out, options=self.options, progress=progress
+            )
         if self.dry_run or self.out is None:
             return plan_benchmark(
                 self.name,

@@ -159,14 +159,28 @@ def plan_benchmark(
 
 
 def check_benchmark(
-    name: str, root: PathLike, *, options: Any = None, progress: Progress = silent
+    name: str,
+    root: PathLike,
+    out: PathLike | None = None,
+    *,
+    options: Any = None,
+    progress: Progress = silent,
 ) -> Check:
     """Read a whole download, strictly, and count its photos against the published numbers.
+
+    Args:
+        name: See `run_benchmark`.
+        root: The same.
+        out: Folder of a run, which keeps what the data set's reader computes of its files and what
+            the run would compute again; where it is there already, it is not computed. None keeps
+            nothing.
+        options: Settings.
+        progress: Wraps the loops.
 
     Raises:
         InputError: A file is missing or malformed.
     """
-    kind, job = _job(name, root, os.devnull, options, None)
+    kind, job = _job(name, root, os.devnull if out is None else out, options, None)
     return kind.check(job, progress)
 
 

@@ -11,6 +11,7 @@ import pycolmap
 import pytest
 from PIL import Image
 
+from benchmarks.commands import BenchmarkCall
 from benchmarks.datasets import inloc, inloc_poses, seven_scenes
 from benchmarks.datasets.cambridge import CambridgeOptions, read_cambridge
 from benchmarks.datasets.depth import read_depth_mm, surface_of_depth
@@ -35,6 +36,7 @@ from benchmarks.miniatures import robotcar as mini_robotcar
 from benchmarks.miniatures import seven_scenes as mini_seven
 from benchmarks.miniatures import twelve_scenes as mini_twelve
 from benchmarks.miniatures.studio import Studio, camera_center, pinhole
+from benchmarks.plan import Check
 from benchmarks.published import PUBLISHED
 from benchmarks.registry import BENCHMARKS
 from benchmarks.rendered_place import RenderedPlace
@@ -193,6 +195,21 @@ def test_shards_share_the_poses_of_inloc_through_the_runs_folder(
     assert sum('"name":' in line for line in lines) == len(mini_inloc.CUTOUTS)
     # where nothing may be written nothing is kept
     check_benchmark("inloc", job.root)
+
+
+def test_a_check_keeps_the_poses_of_inloc_for_the_run(
+    miniature: Miniatures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = miniature("inloc").root, tmp_path / "run"
+    call = BenchmarkCall.of("inloc", {}, check=True, out=str(out))
+    assert isinstance(call.run(root), Check)
+    assert [file.name for file in out.iterdir()] == ["cutout_poses.jsonl"]
+    monkeypatch.setattr(inloc_poses, "cutout_pose", None)  # none is computed again
+    kind = BENCHMARKS["inloc"]
+    assert isinstance(kind, LocalizationBenchmark)
+    job = Job(name="inloc", root=root, out=out, options=InlocOptions())
+    assert kind._dataset(job).read("inloc").known_poses() is not None
+    call.run(root)
 
 
 def test_inloc_leaves_out_cutouts_without_points(
