@@ -59,7 +59,7 @@ TABLE_COLUMNS = 512  # of Palette.table
 RELIEF_SHARE = 0.6  # of the primitives; on a fifth of these dark is high
 # root mean square over a texture of usual contrast seen at half its resolution, metres per metre;
 # at a tenth one begins to see it, at one bricks look rough hewn
-RELIEF_SLOPES = 0.1, 1.0
+RELIEF_SLOPES = 0.15, 1.2
 # textures of less contrast (near-plain walls) get flatter relief: theirs would be that of 8 bits
 SMOOTH = 5.0  # `TextureBank.roughness`
 
