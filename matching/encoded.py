@@ -92,12 +92,12 @@ def _rounded(extra: Tensor) -> tuple[Tensor, Tensor]:
     return levels.to(torch.int8).cpu(), steps.cpu()
 
 
-def _extra(view: View, name: str) -> Tensor:
-    """A further encoding as it was, (C, h, w) float16."""
-    levels = torch.from_numpy(np.asarray(view.arrays[name]))
+def extra_of(view: View, name: str, device: torch.device) -> Tensor:
+    """A further encoding as it was, (C, h, w) float16, on a device."""
+    levels = torch.from_numpy(np.asarray(view.arrays[name])).to(device, non_blocking=True)
     if name + _STEP not in view.arrays:
         return levels  # float16, as maps were made before
-    steps = torch.from_numpy(np.asarray(view.arrays[name + _STEP]))
+    steps = torch.from_numpy(np.asarray(view.arrays[name + _STEP])).to(device, non_blocking=True)
     return (levels * steps[:, None, None]).to(torch.float16)
 
 
@@ -148,8 +148,8 @@ def over_pixels(values: Tensor, view: View) -> Tensor:
     return filled
 
 
-def stacked(views: Sequence[View], *, num_channels: int, patch_size: int) -> Encoding:
-    """The stored encodings of views of one network size as a batch, on the CPU.
+def checked_names(views: Sequence[View], *, num_channels: int, patch_size: int) -> list[str]:
+    """Names of the further encodings that views of one network size hold.
 
     Args:
         views: Encoded photos.
@@ -159,16 +159,10 @@ def stacked(views: Sequence[View], *, num_channels: int, patch_size: int) -> Enc
     Raises:
         DamagedEncodingError: Arrays that no such network made.
     """
-    image_size = frame_of(views[0]).image_size
     names = [n for n in views[0].arrays if n not in _OWN_ARRAYS and not n.endswith(_STEP)]
     for view in views:
         _check(view, names, num_channels, patch_size)
-    tokens = np.stack([np.asarray(view.arrays["tokens"]) for view in views])
-    return Encoding(
-        tokens=torch.from_numpy(tokens),
-        image_size=image_size,
-        extras={name: torch.stack([_extra(view, name) for view in views]) for name in names},
-    )
+    return names
 
 
 def _check(view: View, names: Sequence[str], num_channels: int, patch_size: int) -> None:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from matching.checkpoint import read_checkpoint
 from matching.coarse_to_fine import WindowOptions
+from matching.device_encodings import DeviceEncodings
+from matching.device_resize import resized_on_device
 from matching.encoded import (
     PIXELS,
     Prepared,
@@ -26,7 +28,6 @@ from matching.encoded import (
     limited,
     over_pixels,
     pixels_frame,
-    stacked,
     views_of,
 )
 from matching.errors import InputError
@@ -40,7 +41,12 @@ from matching.network.engine import Engine, EngineOptions
 from matching.options import options_as_dict
 from matching.pair_decoding import PairDecoder, Side
 from matching.pointmap import PairGeometry
-from matching.preprocess import fit_to_patches, fit_to_trained_size, to_network_tensor
+from matching.preprocess import (
+    fit_to_trained_size,
+    patch_fit,
+    resized_by_pillow,
+    to_network_tensor,
+)
 from matching.types import Matches, View
 from matching.window_matching import WindowMatcher
 
@@ -142,6 +148,12 @@ class Mast3rMatcher(Matcher):
             subpixel=small if asked is None else asked,
             trained_to_place=small,
         )
+        self._stored = DeviceEncodings(
+            self.engine.device,
+            num_channels=self.config.enc_embed_dim,
+            patch_size=self.config.patch_size,
+            max_bytes=_cache_bytes(self.engine),
+        )
         self._windows = WindowMatcher(self._decoder, WindowOptions(max_size_px=self.long_side_px))
 
     def _fingerprint(self, of_weights: str) -> str:
@@ -182,7 +194,7 @@ class Mast3rMatcher(Matcher):
 
     def encode_image(self, image: NDArray[np.uint8]) -> View:
         """Encode one photo; see `Matcher.encode_image`."""
-        return self._encode_prepared([self._prepare(image)])[0]
+        return self._encode_prepared([self._prepare(image, alone=True)])[0]
 
     def encode_many(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
         """Read photos on several threads, encode those of one size together."""
@@ -227,7 +239,14 @@ class Mast3rMatcher(Matcher):
         except InputError as error:
             return error
 
-    def _prepare(self, image: NDArray[np.uint8]) -> Prepared:
+    def _prepare(self, image: NDArray[np.uint8], *, alone: bool = False) -> Prepared:
+        """The photo at network size.
+
+        Args:
+            image: Upright RGB, (H, W, 3).
+            alone: It is waited for, and no other one: a GPU resizes it sooner than a thread of the
+                CPU, to the same pixels.
+        """
         height, width = image.shape[:2]
         blank = Prepared(image_size=(width, height))
         # hardly any photo has even a row of one colour, and looking at every pixel takes time
@@ -239,18 +258,23 @@ class Mast3rMatcher(Matcher):
         if self.options.resize == "trained":
             tensor, frame = fit_to_trained_size(to_network_tensor(image), self.long_side_px)
             return Prepared(image_size=(width, height), tensor=tensor, frame=frame, pixels=pixels)
-        fitted = fit_to_patches(
-            image,
+        fit = patch_fit(
+            (width, height),
             self.long_side_px,
             patch_size=self.config.patch_size,
             square_ok=self.options.square_ok,
         )
-        if fitted is None:
+        if fit is None:
             return blank
+        if alone and self.engine.device.type == "cuda":
+            with self._turn:
+                resized = resized_on_device(image, fit, self.engine.device)
+        else:
+            resized = torch.from_numpy(resized_by_pillow(image, fit))
         return Prepared(
             image_size=(width, height),
-            tensor=to_network_tensor(fitted[0]),
-            frame=fitted[1],
+            tensor=to_network_tensor(resized),
+            frame=fit.frame((width, height)),
             pixels=pixels,
         )
 
@@ -310,9 +334,7 @@ class Mast3rMatcher(Matcher):
 
     def _encoding(self, views: Sequence[View]) -> Encoding:
         """The stored encodings of views of one network size as a batch on the device."""
-        config = self.config
-        batch = stacked(views, num_channels=config.enc_embed_dim, patch_size=config.patch_size)
-        return batch.map(lambda tensor: tensor.to(self.engine.device))
+        return self._stored.batch(views)
 
     # ------------------------------------------------------------------ matching
 
@@ -397,6 +419,13 @@ class Mast3rMatcher(Matcher):
             focal = focal_from_pointmap(own.pointmap, principal_point, min_focal=0.5, max_focal=3.5)
             focal_lengths += focal.tolist()
         return float(np.median(focal_lengths)) * float(np.mean(frame.scale))
+
+
+def _cache_bytes(engine: Engine) -> int:
+    if engine.device.type != "cuda":
+        return 0  # the encodings are where they are wanted
+    total = torch.cuda.get_device_properties(engine.device).total_memory
+    return min(engine.options.cache_mb << 20, total // 16)
 
 
 def _whole(view: View) -> Side:

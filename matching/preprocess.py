@@ -69,21 +69,46 @@ class NetworkFrame:
         return network_from_photo @ K
 
 
-def fit_to_patches(
-    image: NDArray[np.uint8], long_side: int, *, patch_size: int = 16, square_ok: bool = False
-) -> tuple[NDArray[np.uint8], NetworkFrame] | None:
-    """Resize by Pillow to the long side and crop the centre to multiples of the patch.
+@dataclass(frozen=True, kw_only=True)
+class PatchFit:
+    """How a photo becomes a network image of whole patches.
+
+    Attributes:
+        size: (width, height) that the whole photo is resized to.
+        box: Left, top, right and bottom of what is kept of that.
+        kernel: Of Pillow's resizing.
+    """
+
+    size: tuple[int, int]
+    box: tuple[int, int, int, int]
+    kernel: Image.Resampling
+
+    def frame(self, photo_size: tuple[int, int]) -> NetworkFrame:
+        """Where the network image lies in the photo of (width, height) pixels."""
+        left, top, right, bottom = self.box
+        scale = (photo_size[0] / self.size[0], photo_size[1] / self.size[1])
+        return NetworkFrame(
+            image_size=(right - left, bottom - top),
+            scale=scale,
+            offset=(left * scale[0], top * scale[1]),
+        )
+
+
+def patch_fit(
+    photo_size: tuple[int, int], long_side: int, *, patch_size: int = 16, square_ok: bool = False
+) -> PatchFit | None:
+    """How a photo is fitted to patches, see `fit_to_patches`.
 
     Args:
-        image: Upright RGB, (H, W, 3).
+        photo_size: (width, height) of the photo.
         long_side: Long side after resizing, pixels. 224 makes a square of 224 pixels.
         patch_size: The crop's sides are multiples of it, pixels.
         square_ok: Leave square images square; the published default crops them to 4:3.
 
     Returns:
-        The network image (h, w, 3) uint8 and its frame; None if a side is shorter than a patch.
+        None if a side is shorter than a patch.
     """
-    height, width = image.shape[:2]
+    width, height = photo_size
     longest = max(width, height)
     target = long_side
     if long_side == 224:  # here the short side counts
@@ -98,27 +123,50 @@ def fit_to_patches(
         half_height = (2 * cy) // patch_size * patch_size / 2
         if new_width == new_height and not square_ok:
             half_height = 3 * half_width / 4
-    box = tuple(
+    left, top, right, bottom = (
         round(edge)
         for edge in (cx - half_width, cy - half_height, cx + half_width, cy + half_height)
     )
-    if box[2] - box[0] < patch_size or box[3] - box[1] < patch_size:
+    if right - left < patch_size or bottom - top < patch_size:
         return None
     kernel = Image.Resampling.LANCZOS if longest > target else Image.Resampling.BICUBIC
-    resized = Image.fromarray(image).resize((new_width, new_height), kernel).crop(box)
-    scale = (width / new_width, height / new_height)
-    frame = NetworkFrame(
-        image_size=resized.size,
-        scale=scale,
-        offset=(box[0] * scale[0], box[1] * scale[1]),
-    )
-    return np.array(resized), frame
+    return PatchFit(size=(new_width, new_height), box=(left, top, right, bottom), kernel=kernel)
 
 
-def to_network_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """RGB bytes (h, w, 3) to the network's values, (3, h, w) float32 in [-1, 1]."""
-    values = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    return (values.to(torch.float32).div(255) - 0.5) / 0.5
+def resized_by_pillow(image: NDArray[np.uint8], fit: PatchFit) -> NDArray[np.uint8]:
+    """The network image of a photo (H, W, 3), (h, w, 3)."""
+    return np.array(Image.fromarray(image).resize(fit.size, fit.kernel).crop(fit.box))
+
+
+def fit_to_patches(
+    image: NDArray[np.uint8], long_side: int, *, patch_size: int = 16, square_ok: bool = False
+) -> tuple[NDArray[np.uint8], NetworkFrame] | None:
+    """Resize by Pillow to the long side and crop the centre to multiples of the patch.
+
+    Args:
+        image: Upright RGB, (H, W, 3).
+        long_side: Long side after resizing, pixels. 224 makes a square of 224 pixels.
+        patch_size: The crop's sides are multiples of it, pixels.
+        square_ok: Leave square images square; the published default crops them to 4:3.
+
+    Returns:
+        The network image (h, w, 3) uint8 and its frame; None if a side is shorter than a patch.
+    """
+    photo_size = (image.shape[1], image.shape[0])
+    fit = patch_fit(photo_size, long_side, patch_size=patch_size, square_ok=square_ok)
+    return None if fit is None else (resized_by_pillow(image, fit), fit.frame(photo_size))
+
+
+def to_network_tensor(image: NDArray[np.uint8] | Tensor) -> Tensor:
+    """RGB bytes (h, w, 3) to the network's values, (3, h, w) float32 in [-1, 1].
+
+    Of bytes on a GPU they are the same to the last bit: looked up, since a GPU divides otherwise.
+    """
+    if isinstance(image, Tensor) and image.is_cuda:
+        table = (torch.arange(256, dtype=torch.float32).div(255) - 0.5) / 0.5
+        return table.to(image.device)[image.permute(2, 0, 1).long()]
+    values = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    return (values.permute(2, 0, 1).to(torch.float32).div(255) - 0.5) / 0.5
 
 
 def fit_to_trained_size(

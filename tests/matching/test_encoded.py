@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from matching.encoded import Prepared, stacked, views_of
+from matching.device_encodings import DeviceEncodings
+from matching.encoded import Prepared, views_of
 from matching.errors import DamagedEncodingError
 from matching.network import Encoding
 from matching.preprocess import NetworkFrame
@@ -32,7 +33,8 @@ def stored(batch: int) -> tuple[Encoding, list[View]]:
 
 
 def back(views: list[View]) -> Encoding:
-    return stacked(views, num_channels=CHANNELS, patch_size=16)
+    plain = DeviceEncodings(torch.device("cpu"), num_channels=CHANNELS, patch_size=16, max_bytes=0)
+    return plain.batch(views)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
