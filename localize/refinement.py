@@ -85,5 +85,6 @@ def information(
     by_rotation = np.cross(turned[:, None], by_point)
     jacobian = np.concatenate((by_rotation, by_point), axis=2).reshape(-1, 6)
     jacobian = jacobian[np.isfinite(jacobian).all(1)]
-    product: FloatArray = jacobian.T @ jacobian
+    # not as a product of matrices, for which numpy wakes threads that then spin
+    product: FloatArray = np.einsum("ni,nj->ij", jacobian, jacobian)
     return product

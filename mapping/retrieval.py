@@ -86,7 +86,7 @@ class GlobalDescriber:
         """The second step of `describe`: (K * d,) -> (dim,)."""
         if not len(self.global_mean) or not aggregated.any():
             return aggregated[: self.dim]
-        return _unit((aggregated - self.global_mean) @ self.global_projection)
+        return _unit(_product((aggregated - self.global_mean)[None], self.global_projection)[0])
 
     def aggregate(self, local: FloatArray) -> FloatArray:
         """The first step: VLAD with intra-normalisation and signed square root, of unit norm.

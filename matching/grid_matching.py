@@ -97,6 +97,10 @@ class GridMatches:
             rows1=free if self.rows1 is None else self.rows1,
         )
 
+    def cpu(self) -> "GridMatches":
+        """The same in main memory."""
+        return replace(self, **{n: v.cpu() for n, v in vars(self).items() if v is not None})
+
     @staticmethod
     def concatenate(parts: "Sequence[GridMatches]") -> "GridMatches":
         """Join matches that have rows on the same sides."""

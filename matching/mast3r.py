@@ -213,8 +213,10 @@ class Mast3rMatcher(Matcher):
 
     def local_descriptors(self, view: View) -> NDArray[np.float32]:
         """Encoder tokens of unit norm, (N, C); see `Matcher.local_descriptors`."""
-        tokens = np.asarray(view.arrays["tokens"], np.float32)
-        return tokens / np.maximum(np.linalg.norm(tokens, axis=1, keepdims=True), 1e-12)
+        # by torch, which takes a quarter of numpy's time for half precision
+        tokens = torch.from_numpy(np.asarray(view.arrays["tokens"])).float()
+        unit: NDArray[np.float32] = torch.nn.functional.normalize(tokens, dim=1, eps=1e-12).numpy()
+        return unit
 
     def _encode_all(
         self, images: Iterable[ImageLike]
@@ -268,12 +270,12 @@ class Mast3rMatcher(Matcher):
             return blank
         if alone and self.engine.device.type == "cuda":
             with self._turn:
-                resized = resized_on_device(image, fit, self.engine.device)
+                tensor = to_network_tensor(resized_on_device(image, fit, self.engine.device))
         else:
-            resized = torch.from_numpy(resized_by_pillow(image, fit))
+            tensor = to_network_tensor(resized_by_pillow(image, fit))
         return Prepared(
             image_size=(width, height),
-            tensor=to_network_tensor(resized),
+            tensor=tensor,
             frame=fit.frame((width, height)),
             pixels=pixels,
         )
@@ -344,8 +346,7 @@ class Mast3rMatcher(Matcher):
 
     def match_many(self, view: View, others: Sequence[View]) -> list[Matches]:
         """Match one view with several, decoding those of one size together."""
-        with self._turn:
-            return self._match_many(view, others)
+        return self._match_many(view, others)
 
     def _match_many(self, view: View, others: Sequence[View]) -> list[Matches]:
         results = [_no_matches(view, other) for other in others]
@@ -353,18 +354,24 @@ class Mast3rMatcher(Matcher):
         for row, other in enumerate(others):
             if not is_blank(view) and not is_blank(other):
                 groups.setdefault(frame_of(other).image_size, []).append(row)
-        for rows in groups.values():
-            partners = [others[row] for row in rows]
-            found = self._decoder.match(
-                [_whole(view)] * len(rows),
-                [_whole(partner) for partner in partners],
-                self._encoding([view]),
-                self._encoding(partners),
-            )
-            for row, matches in zip(rows, found, strict=True):
+        found = []
+        with self._turn:
+            for rows in groups.values():
+                partners = [others[row] for row in rows]
+                rest = self._decoder.begin(
+                    [_whole(view)] * len(rows),
+                    [_whole(partner) for partner in partners],
+                    self._encoding([view]),
+                    self._encoding(partners),
+                )
+                found.append((rows, rest))
+        # the device is another thread's by now
+        for rows, rest in found:
+            for row, matches in zip(rows, rest(), strict=True):
                 results[row] = matches
         if self.options.coarse_to_fine:
-            return self._windows.match_many(view, others, results)
+            with self._turn:
+                return self._windows.match_many(view, others, results)
         return results
 
     def predict(self, view0: View, view1: View) -> PairGeometry | None:

@@ -1,7 +1,7 @@
 """From encoded network images to matches: decode pairs in batches, compare what was decoded."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -121,22 +121,42 @@ class PairDecoder:
             encoding0: Encodings of the first images, or one that goes with all second ones.
             encoding1: Encodings of the second images.
         """
+        return self.begin(sides0, sides1, encoding0, encoding1)()
+
+    def begin(
+        self,
+        sides0: Sequence[Side],
+        sides1: Sequence[Side],
+        encoding0: Encoding,
+        encoding1: Encoding,
+    ) -> Callable[[], list[Matches]]:
+        """`match` up to where the device is done with it.
+
+        Returns:
+            What computes the rest, on the CPU alone: the device may do something else meanwhile.
+        """
         want = Want(descriptors=True) if self._has_descriptors else Want(pointmap=True)
-        results: list[Matches] = []
+        found: list[GridMatches] = []
         for first, second in self.engine.decode_batches(encoding0, encoding1, want, want):
             grids0, grids1 = self._grids(first, second)
-            chunk = slice(len(results), len(results) + len(grids0))
-            results += self._match_batch(sides0[chunk], sides1[chunk], grids0, grids1)
-        if not self.options.symmetric:
-            return results
+            chunk = slice(len(found), len(found) + len(grids0))
+            found += self._match_batch(sides0[chunk], sides1[chunk], grids0, grids1)
+        again: dict[int, GridMatches] = {}
         for row, (side0, side1) in enumerate(zip(sides0, sides1, strict=True)):
-            if not len(side0.keypoints) and not len(side1.keypoints):
+            if self.options.symmetric and not len(side0.keypoints) and not len(side1.keypoints):
                 own0 = encoding0 if len(encoding0) == 1 else encoding0[row : row + 1]
                 decoded = self.engine.decode(encoding1[row : row + 1], own0, want, want)
                 grids1, grids0 = self._grids(*decoded)
-                again = self._match_grids([side0], [side1], grids0, grids1)[0]
-                results[row] = _joined(results[row], again)
-        return results
+                again[row] = self._match_grids([side0], [side1], grids0, grids1)[0]
+
+        def rest() -> list[Matches]:
+            pairs = list(zip(sides0, sides1, strict=True))
+            results = [self._finished(own, *pair) for own, pair in zip(found, pairs, strict=True)]
+            for row, own in again.items():
+                results[row] = _joined(results[row], self._finished(own, *pairs[row]))
+            return results
+
+        return rest
 
     def _grids(self, first: Prediction, second: Prediction) -> tuple[list[Grid], list[Grid]]:
         """What is compared between the two views of each pair."""
@@ -176,7 +196,7 @@ class PairDecoder:
         sides1: Sequence[Side],
         grids0: Sequence[Grid],
         grids1: Sequence[Grid],
-    ) -> list[Matches]:
+    ) -> list[GridMatches]:
         """Matches of pairs, one by one where the GPU's memory does not do for all of them.
 
         Raises:
@@ -204,8 +224,8 @@ class PairDecoder:
         sides1: Sequence[Side],
         grids0: Sequence[Grid],
         grids1: Sequence[Grid],
-    ) -> list[Matches]:
-        """Matches of pairs, given what to compare."""
+    ) -> list[GridMatches]:
+        """Matches of pairs on the CPU, given what to compare."""
         found: list[list[GridMatches]] = [[] for _ in sides0]
         for from_first in (True, False):
             seeded, partners = (sides0, sides1) if from_first else (sides1, sides0)
@@ -237,14 +257,11 @@ class PairDecoder:
                     subpixel=self._subpixel,
                 )
                 parts.append(free)
-        return [
-            self._finished(GridMatches.concatenate(parts), side0, side1)
-            for parts, side0, side1 in zip(found, sides0, sides1, strict=True)
-        ]
+        return [GridMatches.concatenate(parts).cpu() for parts in found]
 
     def _finished(self, found: GridMatches, side0: Side, side1: Side) -> Matches:
         """Confident matches in photo pixels, best first."""
-        values = {n: v.cpu().numpy() for n, v in vars(found).items() if v is not None}
+        values = {n: v.numpy() for n, v in vars(found).items() if v is not None}
         scores = values["scores"].astype(np.float32)
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= self.min_confidence]

@@ -22,6 +22,8 @@ TRAINED_SIZES = {
     512: ((512, 384), (512, 336), (512, 288), (512, 256), (512, 160)),
     224: ((224, 224),),
 }
+# of the network for each byte, as torch computes them
+_VALUES = ((torch.arange(256, dtype=torch.float32).div(255) - 0.5) / 0.5).numpy()
 _SAME_RATIO = 1.19e-7  # float32's epsilon: closer ratios count as equal
 
 
@@ -160,13 +162,12 @@ def fit_to_patches(
 def to_network_tensor(image: NDArray[np.uint8] | Tensor) -> Tensor:
     """RGB bytes (h, w, 3) to the network's values, (3, h, w) float32 in [-1, 1].
 
-    Of bytes on a GPU they are the same to the last bit: looked up, since a GPU divides otherwise.
+    They are looked up: a GPU would divide with another rounding, and on a CPU arithmetic of torch
+    wakes threads in each of those that read photos.
     """
-    if isinstance(image, Tensor) and image.is_cuda:
-        table = (torch.arange(256, dtype=torch.float32).div(255) - 0.5) / 0.5
-        return table.to(image.device)[image.permute(2, 0, 1).long()]
-    values = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
-    return (values.permute(2, 0, 1).to(torch.float32).div(255) - 0.5) / 0.5
+    if isinstance(image, Tensor):
+        return torch.from_numpy(_VALUES).to(image.device)[image.permute(2, 0, 1).long()]
+    return torch.from_numpy(_VALUES[image]).permute(2, 0, 1)
 
 
 def fit_to_trained_size(
