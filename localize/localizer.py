@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from localize.queries import Cameras, Query, read_queries
 from localize.results import Localization, unwritable_name
 from localize.second_round import photos_in_view
 from localize.solve import Solved, failed, solve
-from localize.stream import in_order
+from localize.stream import in_order, single_threaded_torch
 from mapping.map import Map
 from matching.errors import DamagedEncodingError, InputError
 from matching.files import PathLike
@@ -144,13 +144,16 @@ class Localizer:
 
         threads = self.options.num_threads or self.matcher.num_streams
         stream = in_order(self._localize_query, encoded(), threads)
-        try:
-            for query in progress(queries, "localize", total=len(queries)):
-                found[query.name] = next(stream)
-                if on_result is not None:
-                    on_result(found[query.name])
-        finally:
-            stream.close()
+        # a matcher that wants several streams computes on a GPU
+        elsewhere = self.matcher.num_streams > 1
+        with single_threaded_torch() if elsewhere else nullcontext():
+            try:
+                for query in progress(queries, "localize", total=len(queries)):
+                    found[query.name] = next(stream)
+                    if on_result is not None:
+                        on_result(found[query.name])
+            finally:
+                stream.close()
         return {query.name: found[query.name] for query in asked}
 
     def _localize_query(self, encoded: "_Encoded") -> Localization:

@@ -53,6 +53,8 @@ from matching.window_matching import WindowMatcher
 # published thresholds: of MASt3R's descriptor confidence, of DUSt3R's point confidence
 _MIN_DESCRIPTOR_CONFIDENCE, _MIN_POINT_CONFIDENCE = 1.001, 3.0
 
+_MOST_IN_STREAM = 8  # photos encoded together while their results are waited for
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mast3rOptions:
@@ -129,7 +131,7 @@ class Mast3rMatcher(Matcher):
         self.name = name
         self.config = network.config
         self.engine = Engine(network, device=device, options=self.options.engine)
-        self.num_streams = 1 if self.engine.device.type == "cpu" else 3
+        self.num_streams = 1 if self.engine.device.type == "cpu" else 4
         self._turn = threading.RLock()  # recorded launches have one set of inputs and outputs
         self.long_side_px = self.options.long_side_px or network.config.long_side
         self.weights_sha256 = fingerprint
@@ -197,8 +199,12 @@ class Mast3rMatcher(Matcher):
         return self._encode_prepared([self._prepare(image, alone=True)])[0]
 
     def encode_many(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
-        """Read photos on several threads, encode those of one size together."""
-        for _, view in self._encode_all(images):
+        """Read photos on several threads, encode those of one size together.
+
+        Few of them, so that the first view does not wait for many photos and whoever matches at
+        the same time does not wait for the device.
+        """
+        for _, view in self._encode_all(images, most=_MOST_IN_STREAM):
             yield view
 
     def encode_for_map(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
@@ -219,10 +225,12 @@ class Mast3rMatcher(Matcher):
         return unit
 
     def _encode_all(
-        self, images: Iterable[ImageLike]
+        self, images: Iterable[ImageLike], *, most: int | None = None
     ) -> "Iterator[tuple[Prepared | None, View | InputError]]":
+        """Each photo with its view; ``most`` photos at a time (None: as many as fit)."""
         threads = os.cpu_count() or 1
-        ahead = threads + self.engine.max_batch((self.long_side_px, self.long_side_px))
+        batch = self.engine.max_batch((self.long_side_px, self.long_side_px))
+        ahead = threads + min(batch, most or batch)
         waiting: deque[Future[Prepared | InputError]] = deque()
         remaining = iter(images)
         with ThreadPoolExecutor(threads) as pool:
@@ -233,7 +241,7 @@ class Mast3rMatcher(Matcher):
                         break
                 if not waiting:
                     return
-                yield from self._encode_first(waiting)
+                yield from self._encode_first(waiting, most)
 
     def _read(self, image: ImageLike) -> Prepared | InputError:
         try:
@@ -281,7 +289,7 @@ class Mast3rMatcher(Matcher):
         )
 
     def _encode_first(
-        self, waiting: "deque[Future[Prepared | InputError]]"
+        self, waiting: "deque[Future[Prepared | InputError]]", most: int | None
     ) -> "Iterator[tuple[Prepared | None, View | InputError]]":
         """Encode the first photo and those after it that are ready to go into its batch."""
         first = waiting.popleft().result()
@@ -290,7 +298,7 @@ class Mast3rMatcher(Matcher):
             return
         batch = [first]
         limit = 1 if first.frame is None else self.engine.max_batch(first.frame.image_size)
-        while waiting and len(batch) < limit:
+        while waiting and len(batch) < min(limit, most or limit):
             following = waiting[0].result()
             if isinstance(following, InputError) or following.shape != first.shape:
                 break

@@ -3,8 +3,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 
-from localize.stream import in_order
+from localize.stream import in_order, single_threaded_torch
 
 
 def numbers(count: int, taken: list[int]) -> Iterator[int]:
@@ -51,3 +52,18 @@ def test_an_error_comes_in_its_place(num_threads: int) -> None:
     assert [next(stream) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(ZeroDivisionError):
         next(stream)
+
+
+def test_torch_has_its_threads_back_afterwards() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen: list[int] = []
+    try:
+        with pytest.raises(ZeroDivisionError), single_threaded_torch():
+            threads = in_order(lambda _: torch.get_num_threads(), range(3), 2)
+            seen += [torch.get_num_threads(), *threads]
+            raise ZeroDivisionError
+        assert seen == [1, 1, 1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
