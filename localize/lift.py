@@ -164,8 +164,9 @@ def _groups(matches: Correspondences, distance_px: float) -> IntArray:
     x, y = matches.points2D[row].T
     count = 0
     while len(row):
-        starts = np.flatnonzero(np.diff(point, prepend=point[0] - 1))
-        number = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(row)))
+        fresh = np.ones(len(row), np.bool_)
+        fresh[1:] = point[1:] != point[:-1]
+        starts, number = np.flatnonzero(fresh), np.cumsum(fresh) - 1
         leader = starts[number]
         offset_x, offset_y = x - x[leader], y - y[leader]
         near = offset_x * offset_x + offset_y * offset_y <= distance_px**2

@@ -30,7 +30,7 @@ class PnPOptions:
     success_probability: float = 0.9999  # RANSAC stops when a better pose is less likely than 1 - p
     # RANSAC with a known focal length looks at no more: the first half of them are the first
     # matches, the others are spread evenly over the rest. Inliers and refinement count all.
-    max_ransac_matches: int = 5_000
+    max_ransac_matches: int = 2_000
     # draw samples from the first matches at first, which callers give best first (PROSAC)
     progressive_sampling: bool = True
     # of a camera from EXIF or a guess: the distortion too, not the focal length alone

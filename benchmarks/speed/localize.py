@@ -10,8 +10,8 @@ the geometry is made up: the network runs as always, then its matches are replac
 known points, of which as many as asked are spoilt, so that poses have real work to do. With
 ``--place`` (a folder as ``groundloc benchmark colmap`` takes it, for example of
 ``benchmarks.hard_place``) everything is real. ``--without-network`` leaves out what only a GPU does
-fast, decoding and nearest neighbours, and encodes with a single block: the steps of the CPU at their
-full size on any computer.
+fast, decoding and nearest neighbours, and encodes with a single block: the steps of the CPU at
+their full size on any computer.
 
 Printed are medians over the queries, one query at a time, per step; each step waits for the GPU to
 finish, which costs a little. Then all queries in one stream, as `Localizer.localize_all` works:
@@ -48,6 +48,7 @@ from matching.load import load_matcher
 from matching.mast3r import Mast3rMatcher, Mast3rOptions
 from matching.matcher import ImageLike, Matcher
 from matching.network.engine import EngineOptions
+from matching.options import options_as_dict
 from matching.types import Matches, View
 
 PHOTO_SIZE = (1600, 1200)  # of made-up photos
@@ -251,7 +252,7 @@ def _between(view0: View, view1: View) -> Matches:
 
 def network_matcher(args: argparse.Namespace) -> Mast3rMatcher:
     """The matcher asked for, or ViT-L with random weights."""
-    engine = EngineOptions(acceleration=args.acceleration)
+    engine = EngineOptions(acceleration=args.acceleration, cache_mb=args.cache_mb)
     if not args.matcher:
         options = Mast3rOptions(engine=engine)
         config = vitl_config()
@@ -269,7 +270,7 @@ def network_matcher(args: argparse.Namespace) -> Mast3rMatcher:
             network, name="random", fingerprint="0", device=args.device, options=options
         )
     matcher = load_matcher(
-        args.matcher, device=args.device, options={"engine": {"acceleration": args.acceleration}}
+        args.matcher, device=args.device, options={"engine": options_as_dict(engine)}
     )
     assert isinstance(matcher, Mast3rMatcher)
     return matcher
@@ -409,6 +410,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: its default")
     parser.add_argument(
         "--acceleration", default="auto", choices=["auto", "none", "graphs", "compile"]
+    )
+    parser.add_argument(
+        "--cache-mb",
+        type=int,
+        default=EngineOptions().cache_mb,
+        help="encodings kept on the GPU; 0: every query sends those of its photos anew",
     )
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
     args = parser.parse_args(arguments)

@@ -49,6 +49,27 @@ def test_made_up_photos_are_localized_and_every_millisecond_is_accounted_for(
     assert "stream of 8" in text
 
 
+def test_the_steps_of_the_cpu_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def network(config: NetworkConfig, device: str) -> PairNetwork:
+        assert config.enc_depth == config.dec_depth == 1 and config.enc_embed_dim == 1024
+        narrow = dataclasses.replace(
+            config, img_size=(64, 64), enc_embed_dim=64, dec_embed_dim=48, enc_num_heads=1,
+            dec_num_heads=1,
+        )  # fmt: skip
+        return random_network(narrow, device)
+
+    monkeypatch.setattr(speed, "random_network", network)
+    monkeypatch.setattr(speed, "PHOTO_SIZE", (320, 240))
+    monkeypatch.setattr(speed, "FOCAL", 300.0)
+    speed.main(["--without-network", "--top-k", "3", "--queries", "2", "--map-photos", "4"])
+    text = capsys.readouterr().out
+    assert "2 of 2 localized" in text and "stream of 4" in text
+    steps = dict(re.findall(r"^\| (.+) \| ([\d.]+) \| [\d.]+ \|$", text, re.M))
+    assert float(steps["decode"]) == 0 < float(steps["pose"])
+
+
 def test_a_clock_counts_time_inside_a_step_once() -> None:
     class Nested:
         def outer(self) -> int:
