@@ -290,6 +290,8 @@ def _distinctness_of(grid0: Grid, cells0: Tensor, grid1: Grid, cells1: Tensor) -
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
     """Tensors of one shape as one, (P, ...): not copied where they are its consecutive slices."""
+    if len(parts) == 1:
+        return parts[0][None]
     first, size = parts[0], parts[0].numel()
     start, storage = first.storage_offset(), first.untyped_storage().data_ptr()
     together = all(

@@ -215,7 +215,7 @@ def _to_rgb(file: Image.Image, path: Path) -> NDArray[np.uint8]:
     if file.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in file.info:
         layer = file.convert("RGBA")
         file = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.array(file.convert("RGB"))
+    return np.array(file if file.mode == "RGB" else file.convert("RGB"))
 
 
 def _from_array(values: NDArray[Any]) -> NDArray[np.uint8]:
