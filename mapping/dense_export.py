@@ -96,8 +96,8 @@ def check_target(out: PathLike) -> Path:
     """The folder to write, refused before the work if it holds something else.
 
     Raises:
-        InputError: It is a file, not empty and no earlier reconstruction, or has no name.
-        OSError: The folder that it will be in cannot be made or written.
+        InputError: It is a file, not empty and no earlier reconstruction, or has no name; or the
+            folder that it will be in cannot be made or written.
     """
     target = Path(out)
     if target.name in ("", ".."):  # what is renamed into place needs a name
@@ -106,7 +106,10 @@ def check_target(out: PathLike) -> Path:
         raise InputError(f"'{out}' is a file, but a reconstruction is written into a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / SUMMARY).is_file():
         raise InputError(f"'{out}' is not empty and no reconstruction: give a new folder")
-    check_writable(target.with_name(f".{target.name}.tmp"))  # it is written beside, then renamed
+    try:
+        check_writable(target.with_name(f".{target.name}.tmp"))  # written beside, then renamed
+    except OSError as error:
+        raise InputError(f"'{target.parent}' cannot be written: {error.strerror}") from error
     return target
 
 

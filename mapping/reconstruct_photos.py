@@ -18,7 +18,7 @@ import pycolmap
 import torch
 from numpy.typing import NDArray
 
-from mapping.alignment_check import AlignmentCheck, evenly, pair_error
+from mapping.alignment_check import AlignmentCheck, check_pair, evenly
 from mapping.alignment_start import AlignmentEdge
 from mapping.cameras import camera_from_image, create_camera
 from mapping.dense_export import (
@@ -338,23 +338,23 @@ class _Photos:
         """
         aligned = {self.names[view]: found for view, found in alignment.views.items()}
         known = evenly([p for p in pairs if p[0] in aligned and p[1] in aligned], _CHECKED_PAIRS)
-        errors = []
+        checked = []
         for a, b in self.progress(known, "checking poses", len(known)):
             from_world = np.linalg.inv(aligned[b].world_from_cam)
-            error = pair_error(
-                self.matcher.match_views(self.views(a), self.views(b)),
-                (self.camera(a, aligned[a].focal_px), self.camera(b, aligned[b].focal_px)),
-                pycolmap.Rigid3d((from_world @ aligned[a].world_from_cam)[:3]),
-                pixel_px=max(self.matcher.pixel_px(self.views(name)) for name in (a, b)),
+            checked.append(
+                check_pair(
+                    self.matcher.match_views(self.views(a), self.views(b)),
+                    (self.camera(a, aligned[a].focal_px), self.camera(b, aligned[b].focal_px)),
+                    pycolmap.Rigid3d((from_world @ aligned[a].world_from_cam)[:3]),
+                    pixel_px=max(self.matcher.pixel_px(self.views(name)) for name in (a, b)),
+                )
             )
-            if error is not None:
-                errors.append(error)
-        check = AlignmentCheck(errors=tuple(errors))
-        if check.num_contradicted > self.options.max_contradicted * len(errors):
+        check = AlignmentCheck.of(checked)
+        if check.num_contradicted > self.options.max_contradicted * len(check.errors):
             raise InputError(
                 f"the point maps of {self.matcher.name} are too poor for poses: {check.summary()}; "
-                "make a map (groundloc map), use a network with better point maps, or allow it "
-                "(max_contradicted=1)"
+                "make a map (groundloc map) and give it (--map), use a network with better point "
+                "maps, or allow it (max_contradicted=1)"
             )
         return check
 

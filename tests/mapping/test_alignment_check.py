@@ -4,7 +4,7 @@ import numpy as np
 import pycolmap
 import pytest
 
-from mapping.alignment_check import MAX_ERROR, AlignmentCheck, evenly, pair_error
+from mapping.alignment_check import MAX_ERROR, MAX_TURN_DEG, AlignmentCheck, check_pair, evenly
 from matching.types import Matches
 from tests.rendered_views import Faults, OracleMatcher, RenderedView, relative, render_views
 
@@ -27,7 +27,8 @@ def error(
         camera.params = [focal * camera.params[0], focal * camera.params[1], *camera.params[2:]]
         cameras.append(camera)
     pose = pycolmap.Rigid3d((turn @ relative(*views))[:3])
-    return pair_error(found, (cameras[0], cameras[1]), pose)
+    checked = check_pair(found, (cameras[0], cameras[1]), pose)
+    return None if checked is None else checked.error
 
 
 def test_a_wrong_pose_is_told_from_a_right_one(views: list[RenderedView]) -> None:
@@ -40,21 +41,43 @@ def test_a_wrong_pose_is_told_from_a_right_one(views: list[RenderedView]) -> Non
     assert zoomed is not None and zoomed > right
 
 
+def test_a_turn_does_not_hide_a_wrong_baseline(views: list[RenderedView]) -> None:
+    found = OracleMatcher(views, Faults(pixel_noise=0.3, outliers=0.5))
+    matches = found.match_views(*(found.encode_image(view.image) for view in views))
+    cameras = tuple(pycolmap.Camera(view.camera.todict()) for view in views)
+    pose = pycolmap.Rigid3d(relative(*views)[:3])
+    # the baseline turned by 45 degrees, the camera by what brings the matches near their lines
+    turned = pycolmap.Rotation3d(np.radians([0.30, -8.51, 0.74])) * pose.rotation
+    askew = pycolmap.Rotation3d(np.radians([0.0, 45.0, 0.0])) * pose.translation
+    wrong = check_pair(matches, (cameras[0], cameras[1]), pycolmap.Rigid3d(turned, askew))
+    right = check_pair(matches, (cameras[0], cameras[1]), pose)
+    assert wrong is not None and right is not None
+    assert wrong.error < 0.5 * MAX_ERROR and 40 < wrong.turn_deg < 50
+    assert right.turn_deg == 0
+    check = AlignmentCheck.of([wrong, right, None])
+    assert check.num_contradicted == 1 and len(check.errors) == 2
+    # focal lengths are not the poses' fault
+    for camera in cameras:
+        camera.params = [1.4 * camera.params[0], 1.4 * camera.params[1], *camera.params[2:]]
+    zoomed = check_pair(matches, (cameras[0], cameras[1]), pose)
+    assert zoomed is not None and zoomed.turn_deg < 0.7 * MAX_TURN_DEG
+
+
 def test_nothing_to_tell(views: list[RenderedView]) -> None:
     assert error(views, Faults(outliers=1.0)) is None
     camera = views[0].camera
     pose = pycolmap.Rigid3d(relative(*views)[:3])
-    assert pair_error(Matches.empty(), (camera, camera), pose) is None
+    assert check_pair(Matches.empty(), (camera, camera), pose) is None
     found = OracleMatcher(views)
     same = found.match_views(*(found.encode_image(view.image) for view in views))
     still = pycolmap.Rigid3d(np.eye(4)[:3])
-    assert pair_error(same, (camera, camera), still) is None  # no baseline, no epipolar lines
-    none = AlignmentCheck(errors=())
+    assert check_pair(same, (camera, camera), still) is None  # no baseline, no epipolar lines
+    none = AlignmentCheck.of([None])
     assert none.num_contradicted == 0 and "no pair" in none.summary()
 
 
 def test_counting() -> None:
-    check = AlignmentCheck(errors=(0.001, 0.5, 0.03))
+    check = AlignmentCheck(errors=(0.001, 0.5, 0.03), turns_deg=(0.0, 80.0, 0.0))
     assert check.num_contradicted == 2
     assert "2 of 3 pairs contradict the poses (median distance from epipolar lines 3.0%" in (
         check.summary()
