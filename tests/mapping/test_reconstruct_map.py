@@ -147,3 +147,22 @@ def test_depths_are_laid_on_the_known_ones() -> None:
         np.zeros((height, width), np.float32), frame, (pixels + 0.5) * 2, known
     )
     assert nothing is None
+
+
+def test_many_known_depths_correct_details_and_few_do_not_overfit() -> None:
+    height, width = 120, 160
+    y, x = np.mgrid[:height, :width]
+    truth = np.full((height, width), 8.0)
+    wrong = truth * np.exp(0.1 * np.sin(x / 9) * np.cos(y / 9))  # waves of a third of the width
+    frame = NetworkFrame(image_size=(width, height), scale=(1.0, 1.0), offset=(0.0, 0.0))
+    rng = np.random.default_rng(0)
+    errors = []
+    for number in (3000, 300, 30):
+        pixels = rng.integers(0, (width, height), (number, 2))
+        known = truth[pixels[:, 1], pixels[:, 0]] * np.exp(rng.normal(0, 0.01, number))
+        found = depth_correction(wrong.astype(np.float32), frame, pixels + 0.5, known)
+        assert found is not None
+        errors.append(float(np.median(np.abs(np.log(wrong) + found - np.log(truth)))))
+    unchanged = float(np.median(np.abs(np.log(wrong) - np.log(truth))))
+    assert errors[0] < 0.2 * unchanged and errors[1] < 0.6 * unchanged
+    assert errors[2] < 1.2 * unchanged
