@@ -39,9 +39,9 @@ FloatArray = NDArray[np.float64]
 
 _MIN_POINTS = 10  # map points in a photo that give a depth map its scale
 # how far a map point speaks for its surroundings: in spacings of map points, and its limits as a
-# share of the longer side. On a facade with 2,600 map points in a photo, the bundled network's depths
-# then deviate from other map points by 5.0 % in the median, with a reach of 0.15 by 11.2 %; with 260
-# map points by 7.9 and 11.4 %
+# share of the longer side. On a facade with 2,600 map points in a photo, the bundled network's
+# depths then deviate from other map points by 5.0 % in the median, with a reach of 0.15 by 11.2 %;
+# with 260 map points by 7.9 and 11.4 %
 _REACH_SPACINGS = 0.7
 _MIN_REACH, _MAX_REACH = 0.015, 0.15
 _CELLS_PER_REACH = 2.4  # of the grid on which scales are smoothed
