@@ -33,7 +33,9 @@ def resized_on_device(image: NDArray[np.uint8], fit: PatchFit, device: torch.dev
     """
     left, top, right, bottom = fit.box
     height, width = image.shape[:2]
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device, non_blocking=True)
+    # a copy of what may not be written to, of which torch would warn
+    whole = np.require(image, requirements=("C", "W"))
+    pixels = torch.from_numpy(whole).to(device, non_blocking=True)
     pixels = pixels.permute(2, 0, 1)  # (3, H, W)
     across = (width, fit.size[0], slice(left, right))
     down = (height, fit.size[1], slice(top, bottom))

@@ -51,6 +51,16 @@ def test_both_kernels_both_ways(kernel: Image.Resampling) -> None:
         np.testing.assert_array_equal(found, resized_by_pillow(image, fit))
 
 
+@pytest.mark.filterwarnings("error")
+def test_read_only_and_turned_pixels() -> None:
+    image = noise(90, 70)
+    image.flags.writeable = False
+    fit = PatchFit(size=(45, 35), box=(0, 0, 45, 35), kernel=Image.Resampling.LANCZOS)
+    for pixels in (image, image[:, ::-1]):
+        found = resized_on_device(pixels, fit, CPU).numpy()
+        np.testing.assert_array_equal(found, resized_by_pillow(np.ascontiguousarray(pixels), fit))
+
+
 def test_rows_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matching.device_resize._CHUNK_BYTES", 8 * 90 * 7)
     image = noise(90, 70)
