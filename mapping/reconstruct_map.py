@@ -5,6 +5,7 @@ map points with it. Each of them is laid on the map points that the photo sees, 
 scale errs and the map may have any; then the depth maps are fused where photos agree.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from mapping.map import Map
 from mapping.reconstruct_photos import ReconstructOptions
 from mapping.store import ViewCache
 from matching.errors import InputError
-from matching.files import PathLike, atomic_folder, existing_folder
+from matching.files import PathLike, atomic_folder, existing_file, existing_folder
 from matching.images import read_image
 from matching.matcher import Matcher
 from matching.options import options_as_dict
@@ -34,6 +35,8 @@ from matching.pointmap import PairGeometry
 from matching.preprocess import NetworkFrame
 from matching.progress import Progress, silent
 from matching.types import View
+
+logger = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float64]
 
@@ -70,7 +73,8 @@ def reconstruct_map(
         progress: Wraps the loops.
 
     Raises:
-        InputError: A matcher without point maps, or a photo that cannot be read.
+        InputError: A matcher without point maps, none of the map's photos in the folder, or a photo
+            that has to be encoded and cannot be read. What only lacks for colours stays grey.
     """
     options = options or ReconstructOptions()
     target = check_target(out)
@@ -80,10 +84,20 @@ def reconstruct_map(
     def photo(name: str) -> NDArray[np.uint8]:
         return read_image(folder / name, apply_exif_orientation=upright)
 
+    def colors(row: int) -> NDArray[np.uint8] | None:
+        try:
+            return photo(names[row])
+        except InputError as error:
+            logger.warning("the points of '%s' stay grey: %s", names[row], error)
+            return None
+
     same = (scene.info.matcher["name"], scene.info.matcher["fingerprint"]) == (
         matcher.name,
         matcher.fingerprint,
     )
+    missing = [name for name in scene.image_names if not (folder / name).is_file()]
+    if missing and (not same or len(missing) == len(scene.image_names)):
+        existing_file(folder / missing[0], "photo of the map")  # told before the work
     encoded: ViewCache[str] = ViewCache(lambda name: matcher.encode_image(photo(name)))
     views: Callable[[str], View] = scene.load_view if same else encoded
     seconds: dict[str, float] = {}
@@ -129,7 +143,7 @@ def reconstruct_map(
             [scene.cam_from_world(name) for name in names],
             [[place[m] for m in partners[name] if m in place] for name in names],
             options.fusion,
-            read_photo=lambda row: photo(names[row]),
+            read_photo=colors,
             progress=progress,
         )
         seconds["fuse"] = time.perf_counter() - start

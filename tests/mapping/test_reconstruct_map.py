@@ -1,5 +1,6 @@
 """The dense cloud of a map with given poses, with an oracle for the network."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,31 @@ def test_photos_without_a_depth_map_are_listed(
     made = run(scene, tmp_path / "out", Blind(views, Faults()))
     assert made.num_images == 3
     assert "map points" in made.not_registered["4.png"]
+
+
+def test_photos_that_lack_for_colours_stay_grey(
+    scene: Map,
+    views: list[RenderedView],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    matcher, photos = OracleMatcher(views), tmp_path / "photos"
+    photos.mkdir()
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match=r"photo of the map '.*1\."),
+    ):
+        patch.setattr(matcher, "predict", None)  # a wrong folder is told before the work
+        reconstruct_map(scene, photos, tmp_path / "out", matcher)
+    shutil.copytree(scene.path.parent / "photos", photos, dirs_exist_ok=True)
+    (photos / "1.png").unlink()
+    (photos / "2.png").write_bytes((photos / "2.png").read_bytes()[:300])
+    reconstruct_map(scene, photos, tmp_path / "out", matcher)
+    assert "1.png" in caplog.text and "2.png" in caplog.text and "3.png" not in caplog.text
+    cloud = read_ply(tmp_path / "out" / "points.ply")
+    grey = (cloud["red"] == 128) & (cloud["green"] == 128) & (cloud["blue"] == 128)
+    assert 0.2 < grey.mean() < 0.95
 
 
 def test_a_matcher_without_point_maps_is_refused(scene: Map, tmp_path: Path) -> None:
