@@ -122,5 +122,7 @@ def test_device_finds_the_same() -> None:
     first[:300] = second[:300]
     found = mutual_ratio_matches(first, second, 0.8)
     on_device = mutual_ratio_matches(first.cuda(), second.cuda(), 0.8)
-    for mine, other in zip(found, on_device, strict=True):
+    for mine, other in zip(found[:2], on_device[:2], strict=True):
         assert torch.equal(mine, other.cpu())
+    # of two equal descriptors the distance is 0 but for the last bit of an arc cosine
+    torch.testing.assert_close(found[2], on_device[2].cpu(), atol=1e-6, rtol=1e-5)
