@@ -124,5 +124,5 @@ def test_device_finds_the_same() -> None:
     on_device = mutual_ratio_matches(first.cuda(), second.cuda(), 0.8)
     for mine, other in zip(found[:2], on_device[:2], strict=True):
         assert torch.equal(mine, other.cpu())
-    # of two equal descriptors the distance is 0 but for the last bit of an arc cosine
+    # of two equal descriptors the distance is 0 but for the last bit of their cosine
     torch.testing.assert_close(found[2], on_device[2].cpu(), atol=1e-6, rtol=1e-5)
