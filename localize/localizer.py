@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -88,13 +88,14 @@ class Localizer:
         path = None if isinstance(image, np.ndarray) else image
         name = name or ("query" if path is None else str(path))
         timings: dict[str, float] = {}
-        with _timed(timings, "encode"):
-            view = (self._quick or self.matcher).encode(self._photo(image))
-        known = query_camera(path, view.image_size, camera, name)
-        result = self._localize_view(
-            view, known, name, timings, retrieved, last=self._quick is None
-        )
-        return self._without_doubt(result, image, known, timings, retrieved)
+        with self._threads_of_torch():
+            with _timed(timings, "encode"):
+                view = (self._quick or self.matcher).encode(self._photo(image))
+            known = query_camera(path, view.image_size, camera, name)
+            result = self._localize_view(
+                view, known, name, timings, retrieved, last=self._quick is None
+            )
+            return self._without_doubt(result, image, known, timings, retrieved)
 
     def localize_all(
         self,
@@ -144,9 +145,7 @@ class Localizer:
 
         threads = self.options.num_threads or self.matcher.num_streams
         stream = in_order(self._localize_query, encoded(), threads)
-        # a matcher that wants several streams computes on a GPU
-        elsewhere = self.matcher.num_streams > 1
-        with single_threaded_torch() if elsewhere else nullcontext():
+        with self._threads_of_torch():
             try:
                 for query in progress(queries, "localize", total=len(queries)):
                     found[query.name] = next(stream)
@@ -155,6 +154,10 @@ class Localizer:
             finally:
                 stream.close()
         return {query.name: found[query.name] for query in asked}
+
+    def _threads_of_torch(self) -> AbstractContextManager[None]:
+        """None on the CPU while the matcher, which then wants several streams, has a GPU."""
+        return single_threaded_torch() if self.matcher.num_streams > 1 else nullcontext()
 
     def _localize_query(self, encoded: "_Encoded") -> Localization:
         """The pose of one of many photos; what is wrong with the photo is a reason, no error."""

@@ -1,5 +1,6 @@
 """Several queries at a time: while the pose of one is computed, the network looks at the next."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,16 +46,42 @@ def in_order(
                 future.cancel()
 
 
+class _TorchThreads:
+    """Takes torch's threads away and gives them back when the last of several callers is done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callers = 0
+        self._before = 1
+
+    def take(self) -> None:
+        with self._lock:
+            now = torch.get_num_threads()  # a thread that never asked would take the last set later
+            if self._callers == 0:
+                self._before = now
+            self._callers += 1
+        torch.set_num_threads(1)
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._callers -= 1
+            # the number is each thread's own, but new threads start with the last that was set
+            torch.set_num_threads(self._before)
+
+
+_torch_threads = _TorchThreads()
+
+
 @contextmanager
 def single_threaded_torch() -> Iterator[None]:
     """Let torch compute on the CPU without threads of its own meanwhile.
 
     Every thread that calls it would wake as many as there are cores for each small product, and
     these then wait by turning in circles: 4.2 CPU s a query on 32 cores, 0.33 with few threads.
+    Threads may enter it at the same time.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    _torch_threads.take()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        _torch_threads.give_back()

@@ -67,3 +67,33 @@ def test_torch_has_its_threads_back_afterwards() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_torch_has_its_threads_back_after_the_last_of_several_callers() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    inside, leave = threading.Barrier(3, timeout=10), [threading.Event() for _ in range(2)]
+    seen: list[int] = []
+
+    def caller(number: int) -> None:
+        with single_threaded_torch():
+            inside.wait()
+            leave[number].wait(10)
+            seen.append(torch.get_num_threads())
+
+    try:
+        threads = [threading.Thread(target=caller, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        inside.wait()
+        for thread, event in zip(threads, leave, strict=True):
+            event.set()
+            thread.join(10)
+        assert seen == [1, 1]
+        fresh: list[int] = []
+        thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
+        thread.start()
+        thread.join(10)
+        assert fresh == [2] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
