@@ -106,10 +106,7 @@ def check_target(out: PathLike) -> Path:
         raise InputError(f"'{out}' is a file, but a reconstruction is written into a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / SUMMARY).is_file():
         raise InputError(f"'{out}' is not empty and no reconstruction: give a new folder")
-    try:
-        check_writable(target.with_name(f".{target.name}.tmp"))  # written beside, then renamed
-    except OSError as error:
-        raise InputError(f"'{target.parent}' cannot be written: {error.strerror}") from error
+    check_writable(target.with_name(f".{target.name}.tmp"))  # it is written beside, then renamed
     return target
 
 

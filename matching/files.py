@@ -93,15 +93,19 @@ def check_writable(path: PathLike) -> None:
     """Fail before the work, not after it, where a result cannot be written.
 
     Raises:
-        InputError: The name is that of a folder.
-        OSError: Its folder cannot be made or written.
+        InputError: The name is that of a folder, or its folder cannot be made or written.
     """
     if Path(path).is_dir():
         raise InputError(f"'{path}' is a folder: give the name of the file to write")
     folder = Path(path).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        # the system's words where a file is in the way are "File exists"
+        why = "it is a file" if folder.is_file() else error.strerror
+        raise InputError(f"cannot write into '{folder}': {why}") from error
 
 
 def _umask() -> int:

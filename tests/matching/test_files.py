@@ -11,6 +11,7 @@ from matching.errors import InputError
 from matching.files import (
     atomic_file,
     atomic_folder,
+    check_writable,
     existing_file,
     existing_folder,
     reserve_space,
@@ -115,3 +116,17 @@ def test_room_on_the_disk_is_asked_for_before_it_is_needed(tmp_path: Path) -> No
     with pytest.raises(OSError):
         reserve_space(tmp_path / "a", 2**60)
     assert names(tmp_path) == []
+
+
+def test_what_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    check_writable(tmp_path / "new" / "a.txt")
+    for path, words in (
+        (tmp_path / "new", r"new' is a folder: give the name"),
+        (tmp_path / "file" / "a.txt", r"cannot write into '.*file': it is a file"),
+        (tmp_path / "file" / "b" / "a.txt", r"cannot write into '.*b': Not a directory"),
+        (Path("/proc/a.txt"), r"cannot write into '/proc': "),  # root may not either
+    ):
+        with pytest.raises(InputError, match=words):
+            check_writable(path)
+    assert not list((tmp_path / "new").iterdir())
