@@ -22,7 +22,7 @@ from localize.stream import in_order, single_threaded_torch
 from mapping.map import Map
 from matching.errors import DamagedEncodingError, InputError
 from matching.files import PathLike
-from matching.images import read_image
+from matching.images import StoredPhoto
 from matching.matcher import ImageLike, Matcher
 from matching.progress import Progress, silent
 from matching.types import Matches, View
@@ -200,10 +200,7 @@ class Localizer:
         """The photo, read as the map read its own: upright, or as it is stored."""
         if self._upright or self.matcher.reads_files or isinstance(image, np.ndarray):
             return image
-        try:
-            return read_image(image, apply_exif_orientation=False)
-        except InputError:
-            return image  # the matcher meets the same error and reports it in order
+        return StoredPhoto(os.fspath(image))
 
     def _localize_view(
         self,

@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,23 @@ _PIL_LIMIT = threading.Lock()
 _WARNINGS = threading.Lock()
 
 
+@dataclass(frozen=True)
+class StoredPhoto(os.PathLike[str]):
+    """The path of a photo that is to be read as it is stored, whatever its EXIF orientation.
+
+    It stands for the path wherever one is taken, so that whoever gets it reads the photo, on
+    threads of its own if it likes.
+    """
+
+    path: str
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __str__(self) -> str:
+        return self.path
+
+
 def read_image(
     image: PathLike | NDArray[Any], *, apply_exif_orientation: bool = True
 ) -> NDArray[np.uint8]:
@@ -59,7 +77,7 @@ def read_image(
         image: A file, or an array that is checked and converted: (H, W, 3) RGB or (H, W) grey,
             uint8 or uint16.
         apply_exif_orientation: Turn the photo as its EXIF orientation says. Published benchmarks
-            want the pixels as stored (False).
+            want the pixels as stored (False), and so does a `StoredPhoto`.
 
     Returns:
         (H, W, 3) uint8, contiguous.
@@ -71,6 +89,7 @@ def read_image(
     if isinstance(image, np.ndarray):
         return _from_array(image)
     path = existing_file(image, "image")
+    apply_exif_orientation &= not isinstance(image, StoredPhoto)
     with _opened(path) as file:
         try:
             file.load()

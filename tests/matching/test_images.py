@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from matching import images
 from matching.errors import InputError
-from matching.images import exif_tags, image_size, list_images, read_image
+from matching.images import StoredPhoto, exif_tags, image_size, list_images, read_image
 
 
 def gradient(height: int = 40, width: int = 60) -> np.ndarray:
@@ -205,3 +205,18 @@ def test_exif_tags(tmp_path: Path) -> None:
     assert exif_tags(tmp_path / "a.jpg") == {ExifTags.Base.FocalLengthIn35mmFilm: 28}
     (tmp_path / "b.jpg").write_text("no image")
     assert exif_tags(tmp_path / "b.jpg") == exif_tags(tmp_path / "none.jpg") == {}
+
+
+def test_a_stored_photo_is_a_path_that_is_read_as_it_is_stored(tmp_path: Path) -> None:
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)).save(path, exif=exif)
+    stored = StoredPhoto(str(path))
+    assert read_image(path).shape == (3, 2, 3) and read_image(stored).shape == (2, 3, 3)
+    np.testing.assert_array_equal(
+        read_image(stored), read_image(path, apply_exif_orientation=False)
+    )
+    assert Path(stored) == path and str(stored) == str(path)
+    with pytest.raises(InputError, match="missing"):
+        read_image(StoredPhoto(str(tmp_path / "missing.png")))
