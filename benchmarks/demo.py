@@ -18,7 +18,8 @@ from benchmarks.localization import map_statistics
 from benchmarks.match_cards import HtmlReportOptions
 from benchmarks.rendered_place import PlaceOptions, write_rendered_place
 from benchmarks.report import Report
-from localize import Localization, Localizer, LocalizerOptions, write_poses, write_results
+from localize import Localization, Localizer, LocalizerOptions
+from localize.results import write_poses_and_results
 from mapping import Map, MapOptions, PairOptions, build_map
 from matching.errors import InputError
 from matching.files import PathLike, existing_folder, write_text_atomic
@@ -160,8 +161,7 @@ def run_demo(
         "report.html": root / "report.html",
         "map": root / "map",
     }
-    write_poses(files["poses.txt"], run.results)
-    write_results(files["results.jsonl"], run.results)
+    write_poses_and_results(files["poses.txt"], files["results.jsonl"], run.results)
     report.write(files["report.json"])
     write_html_report(
         files["report.html"],

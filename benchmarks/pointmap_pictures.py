@@ -17,6 +17,7 @@ _STOPS = np.array(
     float,
 )
 _UNKNOWN = (60, 60, 66)  # no point before the camera
+_LEAST_SPAN = 1e-3  # of logarithms: values that differ by less are drawn as equal
 
 
 def draw_pointmaps(
@@ -81,6 +82,7 @@ def _row(
     """Two maps of logarithms on one scale of colours, with captions and the scale below."""
     finite = np.concatenate([m[np.isfinite(m)] for m in maps])
     low, high = np.percentile(finite, [2, 98]) if len(finite) else (0.0, 1.0)
+    high = max(high, low + _LEAST_SPAN)
     pictures = []
     for values in maps:
         picture = Image.fromarray(value_colors(values, float(low), float(high)))

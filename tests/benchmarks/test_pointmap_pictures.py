@@ -1,5 +1,6 @@
 """Pictures of point maps and of reprojections."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,24 @@ def test_depths_and_confidences_side_by_side() -> None:
     row = pixels[top + 120, :320].astype(int).sum(1)
     assert row[10] < row[300]
     assert (np.ptp(pixels[top, 5:300].astype(int), axis=1) < 10).all()
+
+
+def test_differences_that_mean_nothing_are_not_drawn() -> None:
+    planes = geometry((80, 60), (80, 60))
+    rough = np.linspace(1, 1.00001, 4800, dtype=np.float32).reshape(60, 80)
+    even = np.ones((60, 80), np.float32)
+    drawn = [
+        np.asarray(
+            draw_pointmaps(
+                dataclasses.replace(
+                    planes, confidence_in_camera0=(c, c), confidence_in_camera1=(c, c)
+                ),
+                photo_size_px=320,
+            )
+        )
+        for c in (rough, even)
+    ]
+    assert np.abs(drawn[0].astype(int) - drawn[1]).max() < 10
 
 
 def test_values_become_colours() -> None:
