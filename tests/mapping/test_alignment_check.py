@@ -4,7 +4,14 @@ import numpy as np
 import pycolmap
 import pytest
 
-from mapping.alignment_check import MAX_ERROR, MAX_TURN_DEG, AlignmentCheck, check_pair, evenly
+from mapping.alignment_check import (
+    MAX_ERROR,
+    MAX_TURN_DEG,
+    AlignmentCheck,
+    PairCheck,
+    check_pair,
+    evenly,
+)
 from matching.types import Matches
 from tests.rendered_views import Faults, OracleMatcher, RenderedView, relative, render_views
 
@@ -61,6 +68,42 @@ def test_a_turn_does_not_hide_a_wrong_baseline(views: list[RenderedView]) -> Non
         camera.params = [1.4 * camera.params[0], 1.4 * camera.params[1], *camera.params[2:]]
     zoomed = check_pair(matches, (cameras[0], cameras[1]), pose)
     assert zoomed is not None and zoomed.turn_deg < 0.7 * MAX_TURN_DEG
+
+
+def small_error(baseline: float, seed: int) -> PairCheck | None:
+    """A pose off by 1 degree and 2 % of the depth; the baseline is a share of the depth, too."""
+    rng = np.random.default_rng(seed)
+    camera = pycolmap.Camera(
+        model="SIMPLE_PINHOLE", width=512, height=384, params=[450.0, 256.0, 192.0]
+    )
+    pixels = rng.uniform((20, 20), (490, 360), (300, 2))
+    rays = np.asarray(camera.cam_from_img(pixels))
+    points = np.column_stack((rays, np.ones(300))) * rng.uniform(5, 12, (300, 1))
+
+    def step(length: float) -> np.ndarray:
+        direction = rng.normal(size=3)
+        return np.asarray(length * direction / np.linalg.norm(direction))
+
+    turn = pycolmap.Rotation3d(step(np.radians(5)))
+    pose = pycolmap.Rigid3d(turn, step(8 * baseline))
+    seen = np.asarray(camera.img_from_cam(np.asarray(pose * points)))
+    found = [xy + rng.normal(0, 0.3, xy.shape) for xy in (pixels, seen)]
+    matches = Matches(
+        keypoints0=found[0].astype(np.float32),
+        keypoints1=found[1].astype(np.float32),
+        scores=np.ones(300, np.float32),
+    )
+    off = pycolmap.Rotation3d(step(np.radians(1)))
+    aligned = pycolmap.Rigid3d(off * turn, off * (pose.translation + step(8 * 0.02)))
+    return check_pair(matches, (camera, camera), aligned)
+
+
+@pytest.mark.parametrize("baseline", [0.03, 0.08])
+def test_directions_of_short_baselines_contradict_nothing(baseline: float) -> None:
+    checks = [check for seed in range(8) if (check := small_error(baseline, seed)) is not None]
+    assert len(checks) > 5
+    assert all(check.turn_deg < MAX_TURN_DEG for check in checks)
+    assert any(check.turn_deg > 0 for check in checks)  # though others explain the matches better
 
 
 def test_nothing_to_tell(views: list[RenderedView]) -> None:
