@@ -20,6 +20,7 @@ from matching.types import View
 FEATURES = "features.h5"
 FIRST_PART = "features.0.h5"
 _PART = "features."  # number, .h5
+_MAX_OPEN_PARTS = 128  # per map: many systems let a process open no more than 1,024 files
 _ARRAY = "arrays/"
 # what h5py raises where bytes of a file have changed
 _DAMAGE = (OSError, KeyError, RuntimeError, ValueError)
@@ -166,8 +167,9 @@ def features_bytes(num_photos: int, num_view_bytes: int) -> int:
 class FeatureFile:
     """A ``features.h5`` open for reading, with the files that it links to.
 
-    All are opened at once: what another process replaces or deletes afterwards stays as it was here
-    (HDF5's own way of following a link would look for the file by its name, each time).
+    They are opened at once: what another process replaces or deletes then stays as it was here
+    (HDF5's own way of following a link looks for the file by its name, each time; it has to do for
+    what comes after the first `_MAX_OPEN_PARTS`).
 
     Raises:
         InputError: The file is no such file, or damaged where it is read.
@@ -181,7 +183,10 @@ class FeatureFile:
         except _DAMAGE as error:
             raise self._damaged(error) from error
         self._parts: dict[str, h5py.File] = {}
-        for part in self.path.parent.glob(f"{_PART}*.h5"):
+        parts = self.path.parent.glob(f"{_PART}*.h5")
+        in_order = sorted(parts, key=lambda part: (len(part.name), part.name))
+        self._unopened = {part.name for part in in_order[_MAX_OPEN_PARTS:]}
+        for part in in_order[:_MAX_OPEN_PARTS]:
             with suppress(OSError):  # damaged, or deleted just now: told of the photos in it
                 self._parts[part.name] = h5py.File(part, "r", locking=False)
 
@@ -232,7 +237,7 @@ class FeatureFile:
 
     def _photo(self, name: str) -> h5py.Group:
         link = self._file.get(f"images/{name}", getlink=True)
-        if not isinstance(link, h5py.ExternalLink):
+        if not isinstance(link, h5py.ExternalLink) or link.filename in self._unopened:
             return self._file[f"images/{name}"]
         if link.filename not in self._parts:
             raise OSError(f"'{link.filename}' cannot be read")
