@@ -84,8 +84,10 @@ class DeviceEncodings:
         if kept is not None and kept.source() is source:
             self._kept.move_to_end(id(source))
             return kept.tensors
-        # without waiting: pageable memory is read before the call returns
-        tokens = torch.from_numpy(source).to(self.device, non_blocking=True)
+        # without waiting: pageable memory is read before the call returns. Kept, it has to be a
+        # copy on any device: else it would keep its source in main memory
+        copy = self._max_bytes > 0
+        tokens = torch.from_numpy(source).to(self.device, non_blocking=True, copy=copy)
         tensors = {"tokens": tokens} | {n: extra_of(view, n, self.device) for n in names}
         if self._max_bytes:
             self._keep(id(source), _Kept(weakref.ref(source), tensors))
