@@ -47,7 +47,11 @@ def in_order(
 
 
 class _TorchThreads:
-    """Takes torch's threads away and gives them back when the last of several callers is done."""
+    """Takes torch's threads away and gives them back to each of several callers when it is done.
+
+    They are counted, so that those are given back that the first of them had. Threads started when
+    one caller is done and another is not have them again: torch knows one number for new threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
