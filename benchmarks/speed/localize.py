@@ -419,6 +419,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, help="also write the numbers as JSON")
     args = parser.parse_args(arguments)
+    if args.without_network and (args.matcher or args.place):
+        parser.error("--without-network is for made-up photos: give no --matcher and no --place")
     if args.threads:
         torch.set_num_threads(args.threads)
     on_gpu = args.device.startswith("cuda")

@@ -70,6 +70,13 @@ def test_the_steps_of_the_cpu_alone(
     assert float(steps["decode"]) == 0 < float(steps["pose"])
 
 
+@pytest.mark.parametrize("real", [["--matcher", "small"], ["--place", "somewhere"]])
+def test_real_places_need_the_network(real: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        speed.main(["--without-network", *real])
+    assert "made-up photos" in capsys.readouterr().err
+
+
 def test_a_clock_counts_time_inside_a_step_once() -> None:
     class Nested:
         def outer(self) -> int:
