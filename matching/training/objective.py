@@ -248,12 +248,9 @@ def _regression(
     Predicted points and confidences, (B, P, 3) and (B, P); targets in their own cameras, (B, P, 3),
     and whether they are there, (B, P).
     """
-    cam0_from_cam1 = rigid_inverse(cam1_from_cam0.float())
-    target1 = target1 @ cam0_from_cam1[:, :3, :3].mT + cam0_from_cam1[:, None, :3, 3]
-    # a few far pixels would set the scale of the pair
-    norm0, norm1 = target0.norm(dim=-1), target1.norm(dim=-1)
-    reach = max_distance * norm0[:, ::16].median(1).values[:, None]
-    valid0, valid1 = valid0 & (norm0 < reach), valid1 & (norm1 < reach)
+    target1, valid0, valid1 = counted_targets(
+        target0, target1, valid0, valid1, cam1_from_cam0, max_distance
+    )
     # (B, P, 3) maps are (B, P, 1, 3) images
     maps = [x[:, :, None] for x in (points0, points1, target0, target1, valid0, valid1)]
     errors0, errors1 = (x[:, :, 0] for x in pointmap_errors(*maps))
@@ -262,6 +259,35 @@ def _regression(
     loss = loss + confidence_weighted_loss(errors1, confidence1, valid1)
     error = masked_mean(errors0.detach(), valid0) + masked_mean(errors1.detach(), valid1)
     return loss, error / 2, scale_error
+
+
+def counted_targets(
+    target0: Tensor,
+    target1: Tensor,
+    valid0: Tensor,
+    valid1: Tensor,
+    cam1_from_cam0: Tensor,
+    max_distance: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the point maps of a batch are compared with.
+
+    Args:
+        target0: True points of view 0 in camera 0, (B, P, 3).
+        target1: True points of view 1 in camera 1, (B, P, 3).
+        valid0: Pixels of view 0 with a target, (B, P) bool.
+        valid1: Pixels of view 1 with a target, (B, P) bool.
+        cam1_from_cam0: (B, 4, 4).
+        max_distance: `LossOptions.max_distance`.
+
+    Returns:
+        The points of view 1 in camera 0, and which pixels of both views count: a few far ones
+        would set the scale of the pair.
+    """
+    cam0_from_cam1 = rigid_inverse(cam1_from_cam0.float())
+    target1 = target1 @ cam0_from_cam1[:, :3, :3].mT + cam0_from_cam1[:, None, :3, 3]
+    norm0, norm1 = target0.norm(dim=-1), target1.norm(dim=-1)
+    reach = max_distance * norm0[:, ::16].median(1).values[:, None]
+    return target1, valid0 & (norm0 < reach), valid1 & (norm1 < reach)
 
 
 def _mean_of_pairs(losses: Tensor, visible: Tensor) -> Tensor:
