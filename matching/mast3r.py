@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -276,14 +277,15 @@ class Mast3rMatcher(Matcher):
         )
         if fit is None:
             return blank
+        resized: Tensor | None = None
         if alone and self.engine.device.type == "cuda":
-            with self._turn:
-                tensor = to_network_tensor(resized_on_device(image, fit, self.engine.device))
-        else:
-            tensor = to_network_tensor(resized_by_pillow(image, fit))
+            with self._turn, suppress(torch.OutOfMemoryError):  # the CPU gives the same pixels
+                resized = to_network_tensor(resized_on_device(image, fit, self.engine.device))
+        if resized is None:
+            resized = to_network_tensor(resized_by_pillow(image, fit))
         return Prepared(
             image_size=(width, height),
-            tensor=tensor,
+            tensor=resized,
             frame=fit.frame((width, height)),
             pixels=pixels,
         )

@@ -282,6 +282,24 @@ def test_out_of_gpu_memory_while_matching(
 # -------------------------------------------------------------------------------- point maps
 
 
+def test_out_of_gpu_memory_while_resizing(
+    twin_network: PairNetwork, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matcher = matcher_of(twin_network)
+    expected = matcher._prepare(photo).tensor
+
+    def full(*_: object) -> Tensor:
+        tried.append(True)
+        raise torch.OutOfMemoryError
+
+    tried: list[bool] = []
+    monkeypatch.setattr("matching.mast3r.resized_on_device", full)
+    monkeypatch.setattr(matcher.engine, "device", torch.device("cuda"))
+    found = matcher._prepare(photo, alone=True).tensor
+    assert found is not None and expected is not None
+    assert torch.equal(found, expected) and tried
+
+
 def test_geometry_of_a_pair(matcher: Mast3rMatcher, view: View) -> None:
     geometry = matcher.predict(view, view)
     assert geometry is not None
