@@ -17,6 +17,10 @@ from matching.preprocess import PatchFit
 
 _BITS = 22  # of Pillow's weights
 _CHUNK_BYTES = 2**28  # of double-precision rows at a time
+# compute capabilities of GPUs with half as many units for double precision as for single: P100,
+# V100, A100, H100 and H200, B200. The others have a 32nd or a 64th: with the 37 GFLOP of a photo of
+# 4000 x 3000 a T4, of 0.25 TFLOPS, is busy for 0.15 s at least
+_FAST_DOUBLES = ((6, 0), (7, 0), (8, 0), (9, 0), (10, 0))
 _SUPPORT = {Image.Resampling.LANCZOS: 3.0, Image.Resampling.BICUBIC: 2.0}
 
 
@@ -46,6 +50,15 @@ def resized_on_device(image: NDArray[np.uint8], fit: PatchFit, device: torch.dev
         pixels = _along_rows(pixels, *across, fit.kernel)
         pixels = _along_rows(pixels.transpose(1, 2), *down, fit.kernel).transpose(1, 2)
     return pixels.permute(1, 2, 0).contiguous()
+
+
+def is_worthwhile(capability: tuple[int, int]) -> bool:
+    """Whether a GPU resizes a photo sooner than the CPU: it has to be fast in double precision.
+
+    Args:
+        capability: Its compute capability, `torch.cuda.get_device_capability`.
+    """
+    return capability in _FAST_DOUBLES
 
 
 def _down_first(size: tuple[int, int], new_size: tuple[int, int]) -> bool:
@@ -87,7 +100,8 @@ def _weighted(rows: Tensor, weights: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-@lru_cache(maxsize=16)
+# two sizes of photos, lying or standing: a table of a very large photo takes 50 MB of the GPU
+@lru_cache(maxsize=4)
 def _weights(size: int, new_size: int, kernel: Image.Resampling, device: torch.device) -> Tensor:
     """Weights of the pixels of a line for each pixel of the resized line, (new_size, size).
 

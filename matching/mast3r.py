@@ -19,7 +19,7 @@ from torch import Tensor
 from matching.checkpoint import read_checkpoint
 from matching.coarse_to_fine import WindowOptions
 from matching.device_encodings import DeviceEncodings
-from matching.device_resize import resized_on_device
+from matching.device_resize import is_worthwhile, resized_on_device
 from matching.encoded import (
     PIXELS,
     Prepared,
@@ -133,6 +133,9 @@ class Mast3rMatcher(Matcher):
         self.config = network.config
         self.engine = Engine(network, device=device, options=self.options.engine)
         self.num_streams = 1 if self.engine.device.type == "cpu" else 4
+        self._resizes_on_gpu = self.engine.device.type == "cuda" and is_worthwhile(
+            torch.cuda.get_device_capability(self.engine.device)
+        )
         self._turn = threading.RLock()  # recorded launches have one set of inputs and outputs
         self.long_side_px = self.options.long_side_px or network.config.long_side
         self.weights_sha256 = fingerprint
@@ -255,8 +258,8 @@ class Mast3rMatcher(Matcher):
 
         Args:
             image: Upright RGB, (H, W, 3).
-            alone: It is waited for, and no other one: a GPU resizes it sooner than a thread of the
-                CPU, to the same pixels.
+            alone: It is waited for, and no other one: many a GPU resizes it sooner than a thread of
+                the CPU, to the same pixels.
         """
         height, width = image.shape[:2]
         blank = Prepared(image_size=(width, height))
@@ -278,7 +281,7 @@ class Mast3rMatcher(Matcher):
         if fit is None:
             return blank
         resized: Tensor | None = None
-        if alone and self.engine.device.type == "cuda":
+        if alone and self._resizes_on_gpu:
             with self._turn, suppress(torch.OutOfMemoryError):  # the CPU gives the same pixels
                 resized = to_network_tensor(resized_on_device(image, fit, self.engine.device))
         if resized is None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from matching.device_resize import resized_on_device
+from matching.device_resize import _weights, is_worthwhile, resized_on_device
 from matching.preprocess import PatchFit, patch_fit, resized_by_pillow, to_network_tensor
 
 CPU = torch.device("cpu")
@@ -67,6 +67,27 @@ def test_rows_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     fit = PatchFit(size=(45, 35), box=(0, 0, 45, 35), kernel=Image.Resampling.LANCZOS)
     found = resized_on_device(image, fit, CPU).numpy()
     np.testing.assert_array_equal(found, resized_by_pillow(image, fit))
+
+
+def test_only_gpus_of_fast_double_precision_resize() -> None:
+    fast = [(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)]  # P100, V100, A100, H100, B200
+    assert all(map(is_worthwhile, fast))
+    slow = [(6, 1), (7, 2), (7, 5), (8, 6), (8, 7), (8, 9), (10, 3), (11, 0), (12, 0), (12, 1)]
+    assert not any(map(is_worthwhile, slow))
+
+
+def test_few_weights_are_held() -> None:
+    """Those of a photo's two sides, lying or standing, are made once; many sizes do not add up."""
+    kernel = Image.Resampling.LANCZOS
+    _weights.cache_clear()
+    for width, height in ((90, 70), (70, 90), (90, 70)):
+        fit = PatchFit(size=(width // 2, height // 2), box=(0, 0, 30, 30), kernel=kernel)
+        resized_on_device(noise(width, height), fit, CPU)
+    assert _weights.cache_info().misses == 2
+    for side in range(100, 110):
+        fit = PatchFit(size=(side // 2, side // 2), box=(0, 0, 30, 30), kernel=kernel)
+        resized_on_device(noise(side, side), fit, CPU)
+    assert _weights.cache_info().currsize <= 4
 
 
 @pytest.mark.gpu

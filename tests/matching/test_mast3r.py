@@ -294,10 +294,16 @@ def test_out_of_gpu_memory_while_resizing(
 
     tried: list[bool] = []
     monkeypatch.setattr("matching.mast3r.resized_on_device", full)
+    monkeypatch.setattr(matcher, "_resizes_on_gpu", True)
     monkeypatch.setattr(matcher.engine, "device", torch.device("cuda"))
     found = matcher._prepare(photo, alone=True).tensor
     assert found is not None and expected is not None
     assert torch.equal(found, expected) and tried
+    tried.clear()
+    matcher._prepare(photo)  # one of many: the CPU's threads do it meanwhile
+    monkeypatch.setattr(matcher, "_resizes_on_gpu", False)  # a GPU slow in double precision
+    matcher._prepare(photo, alone=True)
+    assert not tried
 
 
 def test_geometry_of_a_pair(matcher: Mast3rMatcher, view: View) -> None:
