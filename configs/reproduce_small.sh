@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains the bundled `small` again from nothing, as it was trained: in three parts, each with the code
-# of its time (an hour on two H200; other numbers of GPUs see other batches). Needs the whole history.
+# of its time (an hour on two H200; other numbers of GPUs see other batches), then the confidences of its
+# point maps (minutes on a CPU). Needs the whole history of the repository.
 #   bash configs/reproduce_small.sh RUNS [GPUS]
 set -euo pipefail
 runs=$(mkdir -p "${1:?folder of the runs}" && cd "$1" && pwd)
@@ -19,4 +20,5 @@ part() { # commit, configuration, folder of the run, options
 part 252842c train_small.yaml first
 part 764923d train_small_continue.yaml second --set initial_weights="$runs/first/small.safetensors"
 part 502600f train_small_further.yaml third --set initial_weights="$runs/second/small.safetensors"
-echo "weights: $runs/third/small.safetensors"
+(cd "$root" && python -m matching.training.confidence "$runs/third/small.safetensors" "$runs/small.safetensors")
+echo "weights: $runs/small.safetensors"
