@@ -1,5 +1,6 @@
 """Stored encodings on their way to the device of the network."""
 
+import logging
 import threading
 import weakref
 from collections import OrderedDict
@@ -12,8 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from matching.encoded import checked_names, extra_of, frame_of
+from matching.errors import InputError
 from matching.network import Encoding
 from matching.types import View
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,22 +67,40 @@ class DeviceEncodings:
 
         Raises:
             DamagedEncodingError: Arrays that no such network made.
+            InputError: The GPU's memory does not do, even with nothing kept.
         """
         names = checked_names(views, num_channels=self._num_channels, patch_size=self._patch_size)
+        try:
+            return self._stacked(views, names, keep=self._max_bytes > 0)
+        except torch.OutOfMemoryError:
+            pass  # not in the handler: there, the error keeps tensors alive
+        logger.warning("out of GPU memory: forgetting the encodings kept there")
+        self.clear()
+        try:
+            return self._stacked(views, names, keep=False)
+        except torch.OutOfMemoryError as error:
+            width, height = frame_of(views[0]).image_size
+            raise InputError(
+                f"the memory of {self.device} does not do for the encodings of {len(views)} network"
+                f" images of {width} x {height}: free it, or take a smaller matcher.long_side_px, "
+                "or --device cpu"
+            ) from error
+
+    def clear(self) -> None:
+        """Forget what is kept."""
         with self._lock:
-            parts = [self._tensors(view, names) for view in views]
+            self._kept.clear()
+            self.num_bytes = 0
+
+    def _stacked(self, views: Sequence[View], names: Sequence[str], *, keep: bool) -> Encoding:
+        with self._lock:
+            parts = [self._tensors(view, names, keep) for view in views]
         stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
         return Encoding(
             tokens=stacked.pop("tokens"), image_size=frame_of(views[0]).image_size, extras=stacked
         )
 
-    def keeps(self, view: View) -> bool:
-        """Whether the encoding of a view need not be sent."""
-        source = view.arrays["tokens"]
-        kept = self._kept.get(id(source))
-        return kept is not None and kept.source() is source
-
-    def _tensors(self, view: View, names: Sequence[str]) -> dict[str, Tensor]:
+    def _tensors(self, view: View, names: Sequence[str], keep: bool) -> dict[str, Tensor]:
         source = view.arrays["tokens"]
         kept = self._kept.get(id(source))
         if kept is not None and kept.source() is source:
@@ -86,10 +108,9 @@ class DeviceEncodings:
             return kept.tensors
         # without waiting: pageable memory is read before the call returns. Kept, it has to be a
         # copy on any device: else it would keep its source in main memory
-        copy = self._max_bytes > 0
-        tokens = torch.from_numpy(source).to(self.device, non_blocking=True, copy=copy)
+        tokens = torch.from_numpy(source).to(self.device, non_blocking=True, copy=keep)
         tensors = {"tokens": tokens} | {n: extra_of(view, n, self.device) for n in names}
-        if self._max_bytes:
+        if keep:
             self._keep(id(source), _Kept(weakref.ref(source), tensors))
         return tensors
 

@@ -160,6 +160,7 @@ class Mast3rMatcher(Matcher):
             patch_size=self.config.patch_size,
             max_bytes=_cache_bytes(self.engine),
         )
+        self.engine.caches.append(self._stored.clear)
         self._windows = WindowMatcher(self._decoder, WindowOptions(max_size_px=self.long_side_px))
 
     def _fingerprint(self, of_weights: str) -> str:

@@ -147,7 +147,7 @@ class PairDecoder:
                 own0 = encoding0 if len(encoding0) == 1 else encoding0[row : row + 1]
                 decoded = self.engine.decode(encoding1[row : row + 1], own0, want, want)
                 grids1, grids0 = self._grids(*decoded)
-                again[row] = self._match_grids([side0], [side1], grids0, grids1)[0]
+                again[row] = self._match_batch([side0], [side1], grids0, grids1)[0]
 
         def rest() -> list[Matches]:
             pairs = list(zip(sides0, sides1, strict=True))
@@ -204,19 +204,23 @@ class PairDecoder:
         """
         try:
             return self._match_grids(sides0, sides1, grids0, grids1)
-        except torch.OutOfMemoryError as error:
-            if len(sides0) == 1:
-                width, height = sides0[0].frame.image_size
-                raise InputError(
-                    f"the memory of {self.engine.device} does not do for the matches of a network "
-                    f"image of {width} x {height}: free it, or take a smaller "
-                    "matcher.long_side_px, or --device cpu"
-                ) from error
-        # not in the handler: there, the error keeps tensors alive
+        except torch.OutOfMemoryError:
+            pass  # not in the handler: there, the error keeps tensors alive
         logger.warning("out of GPU memory: matching %d pairs one by one", len(sides0))
-        torch.cuda.empty_cache()
+        self.engine.free_caches()
         pairs = zip(sides0, sides1, grids0, grids1, strict=True)
-        return [self._match_batch([s0], [s1], [g0], [g1])[0] for s0, s1, g0, g1 in pairs]
+        return [self._match_alone(*pair) for pair in pairs]
+
+    def _match_alone(self, side0: Side, side1: Side, grid0: Grid, grid1: Grid) -> GridMatches:
+        try:
+            return self._match_grids([side0], [side1], [grid0], [grid1])[0]
+        except torch.OutOfMemoryError as error:
+            width, height = side0.frame.image_size
+            raise InputError(
+                f"the memory of {self.engine.device} does not do for the matches of a network "
+                f"image of {width} x {height}: free it, or take a smaller "
+                "matcher.long_side_px, or --device cpu"
+            ) from error
 
     def _match_grids(
         self,

@@ -57,6 +57,10 @@ class Engine:
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         options: How to run it.
 
+    Attributes:
+        caches: Functions that empty the caches of others on the device, called where its memory
+            runs out.
+
     Raises:
         InputError: Options that the device cannot serve.
     """
@@ -89,6 +93,7 @@ class Engine:
             for block in self.network.blocks():
                 block.compile(dynamic=True)
         self._graphs = GraphCache() if acceleration != "none" else None
+        self.caches: list[Callable[[], None]] = []
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Encoding:
@@ -196,6 +201,14 @@ class Engine:
         fitting = max(1, min(_MAX_BATCH, free_memory(self.device) // 2 // needed))
         return 1 << (fitting.bit_length() - 1)  # few sizes, so that recorded launches are reused
 
+    def free_caches(self) -> None:
+        """Give up all memory of the device that only saves time: its own and `caches`."""
+        if self._graphs is not None:
+            self._graphs.clear()
+        for clear in self.caches:
+            clear()
+        torch.cuda.empty_cache()
+
     def _in_batches(
         self,
         count: int,
@@ -212,15 +225,15 @@ class Engine:
             sizes: (width, height) of the images of a row, for the message.
 
         Raises:
-            InputError: Not even one row fits.
+            InputError: Not even one row fits, without any caches.
         """
-        start = 0
+        start, freed = 0, False
         while start < count:
             result: Result | None = None
             try:
                 result = compute(slice(start, min(start + step, count)))
             except torch.OutOfMemoryError as error:
-                if step == 1:
+                if step == 1 and freed:
                     images = " and ".join(f"{width} x {height}" for width, height in sizes)
                     raise InputError(
                         f"the memory of {self.device} does not do for a network image of {images}: "
@@ -229,12 +242,12 @@ class Engine:
             if result is None:  # not in the handler: there, the error keeps tensors alive
                 step = max(1, step // 2)
                 logger.warning("out of GPU memory: going on with batches of %d", step)
-                if self._graphs is not None:
-                    self._graphs.clear()
-                torch.cuda.empty_cache()
+                self.free_caches()
+                freed = True
                 continue
             yield result
             start += step
+            freed = False  # launches were recorded and encodings kept since
 
     def _encode(self, images: Tensor) -> Encoding:
         images = images.to(self.device)

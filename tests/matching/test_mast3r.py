@@ -268,8 +268,10 @@ def test_out_of_gpu_memory_while_matching(
         return matches_from_points(points, *arguments, **options)
 
     monkeypatch.setattr(pair_decoding, "matches_from_points", cramped)
+    emptied: list[bool] = []
+    monkeypatch.setattr(matcher.engine, "caches", [lambda: emptied.append(True)])
     alone = matcher.match_many(view, others)
-    assert "matching 3 pairs one by one" in caplog.text
+    assert "matching 3 pairs one by one" in caplog.text and len(emptied) == 1
     for a, b in zip(whole, alone, strict=True):
         assert len(a) > 0
         np.testing.assert_array_equal(a.indices1, b.indices1)
@@ -280,6 +282,26 @@ def test_out_of_gpu_memory_while_matching(
 
 
 # -------------------------------------------------------------------------------- point maps
+
+
+def test_out_of_gpu_memory_empties_the_encodings_kept(
+    twin_network: PairNetwork, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matcher = matcher_of(twin_network)
+    expected = matcher.match_many(view, [view])[0]
+    monkeypatch.setattr(matcher._stored, "_max_bytes", 2**20)
+    decode, kept = twin_network.decode, list[int]()
+
+    def full_at_first(*arguments: Any) -> Any:
+        kept.append(matcher._stored.num_bytes)
+        if len(kept) == 1:
+            raise torch.OutOfMemoryError
+        return decode(*arguments)
+
+    monkeypatch.setattr(twin_network, "decode", full_at_first)
+    found = matcher.match_many(view, [view])[0]
+    np.testing.assert_array_equal(found.keypoints1, expected.keypoints1)
+    assert kept[0] > 0 and kept[1] == 0
 
 
 def test_out_of_gpu_memory_while_resizing(

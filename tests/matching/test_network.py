@@ -320,11 +320,12 @@ class CrampedNetwork:
 
     def __init__(self, network: PairNetwork, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
         self.batches: list[int] = []
+        self.limit = limit
         encode, decode = network.encode, network.decode
 
         def check(batch: int) -> None:
             self.batches.append(batch)
-            if batch > limit:
+            if batch > self.limit:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
         def cramped_encode(images: Tensor) -> Encoding:
@@ -356,6 +357,26 @@ def test_out_of_gpu_memory_means_smaller_batches(
     for a, b in zip(got, decoded, strict=True):
         for name in vars(b):
             assert close(getattr(a, name), getattr(b, name)), name
+
+
+def test_caches_are_emptied_before_a_single_pair_is_given_up(
+    small_network: PairNetwork, encoded: Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(small_network, max_batch=1)
+    cramped = CrampedNetwork(small_network, monkeypatch, limit=0)
+
+    def free() -> None:
+        emptied.append(len(cramped.batches))
+        cramped.limit = 1
+
+    emptied: list[int] = []
+    engine.caches.append(free)
+    points = engine.decode(encoded[:1], encoded)[0].pointmap
+    assert points is not None and len(points) == len(encoded) == 3
+    assert emptied == [1] and cramped.batches == [1, 1, 1, 1]
+    cramped.limit = 0  # they were filled since
+    engine.decode(encoded[:1], encoded[:1])
+    assert emptied == [1, 5]
 
 
 def test_no_gpu_memory_for_a_single_pair_is_told_in_one_line(
