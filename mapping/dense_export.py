@@ -17,6 +17,7 @@ from mapping.depth_fusion import CloudPart, DepthMap, FusionOptions, fuse
 from mapping.ply import write_ply
 from matching.errors import InputError
 from matching.files import PathLike, check_writable
+from matching.matcher import Matcher
 from matching.preprocess import NetworkFrame
 from matching.progress import Progress
 
@@ -90,6 +91,18 @@ class DenseReconstruction:
             lines.insert(5, f"  cameras  focal lengths from: {told}")
         lines += [f"  no pose: {name}: {why}" for name, why in self.not_registered.items()]
         return "\n".join(lines)
+
+
+def check_point_maps(matcher: Matcher) -> None:
+    """Refuse a matcher without point maps before the work.
+
+    Raises:
+        InputError: It has none.
+    """
+    if not matcher.has_point_maps:
+        raise InputError(
+            f"{matcher.name} predicts no point maps: choose a neural matcher with --matcher"
+        )
 
 
 def check_target(out: PathLike) -> Path:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mapping.dense_export import (
     DEPTHS,
     DenseReconstruction,
+    check_point_maps,
     check_target,
     fuse_and_write,
     write_depth,
@@ -78,6 +79,7 @@ def reconstruct_map(
     """
     options = options or ReconstructOptions()
     target = check_target(out)
+    check_point_maps(matcher)
     folder = existing_folder(images, "photo folder")
     upright = bool(scene.info.options["apply_exif_orientation"])
 
@@ -121,13 +123,13 @@ def reconstruct_map(
                     continue
                 for number, name in enumerate((a, b)):
                     _add(sums, scene, name, seen, number)
-            if not len(sums):
-                raise InputError(
-                    f"{matcher.name} predicts no point maps for these photos: choose a neural "
-                    "matcher with --matcher"
-                )
             unseen = "its point maps do not reach enough map points to scale a depth map"
             skipped |= {name: unseen for name in names if name not in sums}
+            if not len(sums):
+                name, reason = next(iter(skipped.items()))
+                raise InputError(
+                    f"no photo of the map gets a depth map, such as '{name}': {reason}"
+                )
             names = [name for name in names if name in sums]
             with h5py.File(temporary / DEPTHS, "w") as depths:
                 for name in names:

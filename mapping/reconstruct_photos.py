@@ -24,6 +24,7 @@ from mapping.cameras import camera_from_image, create_camera
 from mapping.dense_export import (
     DEPTHS,
     DenseReconstruction,
+    check_point_maps,
     check_target,
     fuse_and_write,
     write_depth,
@@ -114,6 +115,7 @@ def reconstruct_photos(
     """
     options = options or ReconstructOptions()
     target = check_target(out)
+    check_point_maps(matcher)
     work = target.with_name(f".{target.name}.work")
     scene = _Photos(images, work, matcher, options, image_names, cameras, progress)
     try:
@@ -236,7 +238,7 @@ class _Photos:
         for a, b in self.progress(pairs, "predicting point maps", len(pairs)):
             seen = self.matcher.predict(self.views(a), self.views(b))
             if seen is None:
-                continue
+                continue  # one of them is blank
             if not edges:
                 self.step = self._grid_step(seen, len(pairs))
                 self.metric = seen.metric
@@ -245,10 +247,10 @@ class _Photos:
                 self.frames[name] = seen.frames[number]
                 self.seen_focals.setdefault(name, []).append(seen.focal_px(number))
         if not edges:
-            self.forget()
+            a, b = pairs[0]
             raise InputError(
-                f"{self.matcher.name} predicts no point maps for these photos: choose a neural "
-                "matcher with --matcher"
+                f"no two photos of a pair show any texture, such as '{a}' and '{b}': photos of one "
+                "colour, or hardly any pixels, cannot be reconstructed"
             )
         widest = max(len(edge.points[0]) for edge in edges)
         return [_padded(edge, widest) for edge in edges]

@@ -119,6 +119,8 @@ class Mast3rMatcher(Matcher):
         options: Settings.
     """
 
+    has_point_maps = True
+
     def __init__(
         self,
         network: PairNetwork,

@@ -38,6 +38,7 @@ class Matcher(ABC):
         encodes_aside: Whether `encode_many` works on threads of its own, which go on while its
             caller does something else between two photos.
         reads_files: Whether it knows photos by their paths and must be given these, never pixels.
+        has_point_maps: Whether `predict` gives some.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Matcher(ABC):
     num_streams: int = 1
     encodes_aside: bool = False
     reads_files: bool = False
+    has_point_maps: bool = False
 
     @abstractmethod
     def encode_image(self, image: NDArray[np.uint8]) -> View:
@@ -122,7 +124,7 @@ class Matcher(ABC):
         """Point maps of two encoded photos in the frames of both cameras.
 
         Returns:
-            None if the matcher predicts no point maps, or a photo is blank.
+            None if the matcher has no point maps, or a photo is blank.
         """
         return None
 

@@ -92,6 +92,8 @@ class Faults:
 class OracleMatcher(Matcher):
     """Knows the views it is shown; matches and point maps are exact but for the given faults."""
 
+    has_point_maps = True
+
     def __init__(self, views: list[RenderedView], faults: Faults | None = None) -> None:
         self.name, self.fingerprint = "oracle", "0"
         self.views = views

@@ -151,6 +151,18 @@ def test_a_matcher_without_point_maps_is_refused(scene: Map, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+def test_no_photo_with_a_depth_map(
+    scene: Map, views: list[RenderedView], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matcher = OracleMatcher(views)
+    monkeypatch.setattr(matcher, "predict", lambda *_: None)
+    with pytest.raises(
+        InputError, match=r"no photo .* depth map, such as '1\.png': its point maps"
+    ):
+        run(scene, tmp_path / "out", matcher)
+    assert not (tmp_path / "out").exists()
+
+
 def test_depths_are_laid_on_the_known_ones() -> None:
     height, width = 40, 60
     y, x = np.mgrid[:height, :width]

@@ -207,6 +207,17 @@ def test_bad_photos_are_listed(photos: Path, views: list[RenderedView]) -> None:
     assert made.num_images == 4
 
 
+def test_blank_photos_only(views: list[RenderedView], tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("0.png", "1.png"):
+        Image.fromarray(np.zeros((90, 120, 3), np.uint8)).save(tmp_path / "photos" / name)
+    with pytest.raises(InputError, match=r"show any texture, .*'0\.png' and '1\.png'") as told:
+        reconstruct_photos(tmp_path / "photos", tmp_path / "out", OracleMatcher(views))
+    assert "\n" not in str(told.value) and "matcher" not in str(told.value)
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / ".out.work").iterdir())  # better photos may be added
+
+
 def test_wrong_use_is_refused_before_the_work(photos: Path, views: list[RenderedView]) -> None:
     other = photos.parent / "other"
     other.mkdir()
@@ -217,8 +228,10 @@ def test_wrong_use_is_refused_before_the_work(photos: Path, views: list[Rendered
     for nameless in (".", "..", photos / ".."):
         with pytest.raises(InputError, match="give the folder by its name"):
             reconstruct_photos(photos, nameless, OracleMatcher(views))
+    sift = load_matcher("sift")
+    sift.encode_many = None  # type: ignore[method-assign,assignment]
     with pytest.raises(InputError, match="predicts no point maps"):
-        reconstruct_photos(photos, photos.parent / "new", load_matcher("sift"))
+        reconstruct_photos(photos, photos.parent / "new", sift)
     with pytest.raises(InputError, match=r"only 1 of 2 .* at least 2 \('gone\.png': there is no"):
         reconstruct_photos(
             photos, photos.parent / "new", OracleMatcher(views), image_names=["0.png", "gone.png"]
