@@ -29,7 +29,7 @@ class LocalizerOptions:
     # of a query without a given camera: ask the matcher's point maps for the focal length
     pointmap_focal: bool = True
     # a pose that is hardly better than chance counts as a failure; 0 keeps every pose
-    min_confidence: float = 0.1
+    min_confidence: float = 0.15
     # long side of the photos that pnp.max_error_px is meant for, as limits are published (hloc's 12
     # at 1600 pixels): every photo is then judged by the same angle, whatever its size and whatever
     # the matcher sees of it, but never finer than 1.5 pixels of the matcher. None: the limit is in
