@@ -13,7 +13,7 @@ import pycolmap
 from numpy.typing import NDArray
 
 from matching.errors import InputError
-from matching.files import PathLike, atomic_file, existing_file, write_text_atomic
+from matching.files import PathLike, atomic_file, existing_file, sync_file, write_text_atomic
 
 CameraSource = Literal["given", "exif", "pointmap", "exif+pointmap", "estimated"]
 
@@ -237,12 +237,15 @@ def write_poses_and_results(
     """Write ``poses.txt`` and ``results.jsonl`` together.
 
     A process killed at any time leaves nothing that speaks of two runs: old results go before new
-    poses come, so that `results_beside` has no other poses to find beside them.
+    poses come, so that `results_beside` has no other poses to find beside them. They do not go
+    before all that is new is on the disk.
     """
     found = _as_list(results)
     with atomic_file(results_file) as new_results, atomic_file(poses) as new_poses:
         new_poses.write_text(poses_text(found), encoding="utf-8")
         new_results.write_text("".join(map(_json_line, found)), encoding="utf-8")
+        for file in (new_poses, new_results):
+            sync_file(file)
         Path(results_file).unlink(missing_ok=True)
 
 

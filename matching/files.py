@@ -80,13 +80,18 @@ def atomic_file(path: PathLike) -> Iterator[Path]:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(temporary)
             # private while it is written; a finished file follows the umask
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file is on the disk; a full or broken one is often told only here."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def check_writable(path: PathLike) -> None:

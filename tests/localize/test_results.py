@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +163,28 @@ def test_a_kill_while_files_are_written_asks_for_no_overwriting(
     with pytest.raises(InputError, match="rename"):
         write_poses_and_results(poses, results, [random_result("#", 0)])
     assert list(read_results(results)) == ["a.jpg", "b.jpg"] and len(read_poses(poses)) == 1
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_full_disk_costs_no_old_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    poses, results = tmp_path / "poses.txt", tmp_path / "results.jsonl"
+    old = [random_result("a.jpg", 0)]
+    write_poses_and_results(poses, results, old)
+    fsync, synced = os.fsync, list[int]()
+
+    def full_at_last(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "fsync", full_at_last)
+        write_poses_and_results(poses, results, [random_result("b.jpg", 1)])
+    assert sorted(tmp_path.iterdir()) == [poses, results]
+    assert poses.read_text() == poses_text(old) == poses_text(read_results(results))
 
 
 def test_results_appended_one_by_one_make_the_same_file(tmp_path: Path) -> None:
