@@ -226,6 +226,8 @@ class _Photos:
             _, descriptors = describe_photos(self.names, self.views, self.matcher, settings)
             similar = similar_photos(self.names, descriptors, settings)
         pairs = select_pairs(self.names, chosen, similar=similar, listed=self.listed)
+        if not pairs and similar is not None:  # which finds some for whatever is not blank
+            raise InputError(self._without_texture(*self.names[:2]))
         if not pairs:
             raise InputError(f"pairs.method '{chosen.method}' leaves no pair of usable photos")
         return pairs
@@ -247,13 +249,16 @@ class _Photos:
                 self.frames[name] = seen.frames[number]
                 self.seen_focals.setdefault(name, []).append(seen.focal_px(number))
         if not edges:
-            a, b = pairs[0]
-            raise InputError(
-                f"no two photos of a pair show any texture, such as '{a}' and '{b}': photos of one "
-                "colour, or hardly any pixels, cannot be reconstructed"
-            )
+            raise InputError(self._without_texture(*pairs[0]))
         widest = max(len(edge.points[0]) for edge in edges)
         return [_padded(edge, widest) for edge in edges]
+
+    @staticmethod
+    def _without_texture(a: str, b: str) -> str:
+        return (
+            f"no pair of photos shows any texture in both, such as '{a}' and '{b}': photos of one "
+            "colour, or of hardly any pixels, cannot be reconstructed"
+        )
 
     def _grid_step(self, seen: PairGeometry, num_pairs: int) -> int:
         pixels = max(seen.depth(view).size for view in (0, 1))

@@ -207,12 +207,17 @@ def test_bad_photos_are_listed(photos: Path, views: list[RenderedView]) -> None:
     assert made.num_images == 4
 
 
-def test_blank_photos_only(views: list[RenderedView], tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["exhaustive", "retrieval"])
+def test_blank_photos_only(
+    views: list[RenderedView], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     (tmp_path / "photos").mkdir()
     for name in ("0.png", "1.png"):
         Image.fromarray(np.zeros((90, 120, 3), np.uint8)).save(tmp_path / "photos" / name)
-    with pytest.raises(InputError, match=r"show any texture, .*'0\.png' and '1\.png'") as told:
-        reconstruct_photos(tmp_path / "photos", tmp_path / "out", OracleMatcher(views))
+    matcher, options = OracleMatcher(views), ReconstructOptions(pairs=PairOptions(method=method))
+    monkeypatch.setattr(matcher, "local_descriptors", lambda _: np.zeros((0, 8), np.float32))
+    with pytest.raises(InputError, match=r"any texture in both, .*'0\.png' and '1\.png'") as told:
+        reconstruct_photos(tmp_path / "photos", tmp_path / "out", matcher, options=options)
     assert "\n" not in str(told.value) and "matcher" not in str(told.value)
     assert not (tmp_path / "out").exists()
     assert list((tmp_path / ".out.work").iterdir())  # better photos may be added
