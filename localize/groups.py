@@ -59,6 +59,11 @@ class Candidate:
             self.matches.points2D, self.pose.inlier_mask, (camera.width, camera.height)
         )
 
+    @property
+    def median_error_px(self) -> float:
+        """Of the inliers' reprojections."""
+        return float(np.median(self.pose.errors_px[self.pose.inlier_mask]))
+
     def chance(self, options: PnPOptions, *, num_trials: float | None = None) -> int:
         """Inliers that wrong matches would reach with the luckiest of ``num_trials`` poses.
 
@@ -201,7 +206,7 @@ def _candidate(
     options: PnPOptions,
 ) -> Candidate | None:
     points3D = scene.points3D(matches.points3D_ids)
-    if camera.source == "given":
+    if camera.fixed:
         pose = estimate_pose(matches.points2D, points3D, camera.camera, options)
     else:
         pose = estimate_pose_and_focal(
@@ -218,7 +223,7 @@ def _candidate(
         matches=matches,
         points3D=points3D,
         pose=pose,
-        known_camera=camera.source == "given",
+        known_camera=camera.fixed,
     )
 
 
@@ -245,7 +250,7 @@ def _merge(
         union.points2D,
         judged.points3D,
         options,
-        refine_intrinsics=camera.source != "given",
+        refine_intrinsics=not camera.fixed,
     )
     if pose is None or pose.num_inliers < best.pose.num_inliers:
         return best

@@ -1,6 +1,8 @@
 """The camera of a query photo: given, from EXIF, or a guess to be refined with the pose."""
 
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,10 +12,14 @@ import pycolmap
 from localize.results import CameraSource
 from mapping.cameras import camera_from_image, create_camera, with_focal_length
 from mapping.focal_prior import FocalPrior, focal_prior
+from mapping.map import Map
 from matching.errors import InputError
 from matching.files import PathLike
 
 logger = logging.getLogger(__name__)
+
+_SHARED_BY = 3  # retrieved photos that have to have the camera
+_MAX_DISAGREEMENT = 3.0  # standard deviations by which the focal lengths may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +28,18 @@ class QueryCamera:
 
     Attributes:
         camera: For pixels of the upright photo.
-        source: "given" is taken as it is; others are refined with the pose.
+        source: "given" and "map" are taken as they are; others are refined with the pose.
         focal_log_std: Standard deviation of the logarithm of the focal length; 0 if given.
     """
 
     camera: pycolmap.Camera
     source: CameraSource
     focal_log_std: float = 0.0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the camera is taken as it is."""
+        return self.source in ("given", "map")
 
 
 def query_camera(
@@ -72,6 +83,35 @@ def with_pointmap_focal(known: QueryCamera, pointmap_px: float | None) -> QueryC
     size = (known.camera.width, known.camera.height)
     prior = focal_prior(size, exif_px=exif_px, pointmap_px=pointmap_px)
     return _assumed(with_focal_length(known.camera, prior.focal_px), prior)
+
+
+def map_camera(scene: Map, retrieved: Sequence[str], known: QueryCamera) -> QueryCamera | None:
+    """The camera that the retrieved photos of the query's size share, if they are of one.
+
+    Photos of a place and new ones of it mostly come from one device. Its camera, refined with all
+    photos of the map, is far more exact than what a single photo tells of its own.
+
+    Args:
+        scene: The map.
+        retrieved: Names of map photos that look like the query.
+        known: What is known of the query's own camera.
+
+    Returns:
+        None with fewer than three such photos, where they have several cameras (each photo its
+        own, as in collections from the internet), or where EXIF or point maps speak against it.
+    """
+    if known.fixed:
+        return None
+    size = (known.camera.width, known.camera.height)
+    cameras = [scene.camera(name) for name in retrieved]
+    alike = [camera for camera in cameras if (camera.width, camera.height) == size]
+    if len(alike) < _SHARED_BY or len({camera.camera_id for camera in alike}) > 1:
+        return None
+    camera = alike[0]
+    factor = camera.mean_focal_length() / known.camera.mean_focal_length()
+    if abs(math.log(factor)) > _MAX_DISAGREEMENT * known.focal_log_std:
+        return None
+    return QueryCamera(camera=pycolmap.Camera(camera.todict()), source="map")
 
 
 def _assumed(camera: pycolmap.Camera, prior: FocalPrior) -> QueryCamera:

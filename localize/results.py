@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from matching.errors import InputError
 from matching.files import PathLike, atomic_file, existing_file, sync_file, write_text_atomic
 
-CameraSource = Literal["given", "exif", "pointmap", "exif+pointmap", "estimated"]
+CameraSource = Literal["given", "map", "exif", "pointmap", "exif+pointmap", "estimated"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,11 @@ class Localization:
         cam_from_world: The pose, OpenCV axes, in the map's unit. None without success.
         camera: The camera the pose holds for: the given one scaled to the photo, or the one whose
             focal length was refined with the pose. Pixel centre of the top-left pixel (0.5, 0.5).
-        camera_source: What was assumed of the camera before the pose: "given"; its focal length
-            from "exif", from the matcher's point maps ("pointmap"), from both, or, "estimated",
-            common ones and those of the map's cameras. All but given ones are refined.
+        camera_source: What was assumed of the camera before the pose: "given"; that it is the one
+            of the map photos of its size ("map"), which explained the matches as well as any other;
+            its focal length from "exif", from the matcher's point maps ("pointmap"), from both, or,
+            "estimated", common ones and those of the map's cameras. All but the first two are
+            refined.
         num_inliers: 2D-3D matches within the error limit of the pose.
         num_matches: 2D-3D matches given to RANSAC.
         confidence: In [0, 1], larger is surer; 0 without success (`localize.confidence`).

@@ -14,6 +14,10 @@ from localize.pnp import MIN_MATCHES, pose_covariance
 from localize.results import Localization
 from mapping.map import Map
 
+# The camera of the map photos is preferred to one fitted to the photo alone where it explains
+# nearly as many matches nearly as exactly: with another lens errors grow before inliers are lost.
+_AS_MANY, _AS_EXACT = 0.95, 1.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Solved:
@@ -79,7 +83,7 @@ def solve(
         best.matches.points2D,
         best.points3D,
         pnp,
-        refine_intrinsics=camera.source != "given",
+        refine_intrinsics=not camera.fixed,
     )
     if covariance is None:
         reason = f"the {num_inliers} inliers do not determine the pose"
@@ -116,6 +120,22 @@ def solve(
         timings_s=timings,
     )
     return Solved(result=result, best=best)
+
+
+def simpler(free: Solved, shared: Solved) -> Solved:
+    """The pose with the map's own camera where it explains nearly as much as one of its own.
+
+    Args:
+        free: With intrinsics that were refined with the pose.
+        shared: With the camera of the map photos.
+    """
+    if shared.best is None or not shared.result.success:
+        return free
+    if free.best is None:
+        return shared
+    as_many = shared.best.support >= _AS_MANY * free.best.support
+    as_exact = shared.best.median_error_px <= _AS_EXACT * free.best.median_error_px
+    return shared if as_many and as_exact else free
 
 
 def failed(

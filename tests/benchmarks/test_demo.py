@@ -247,7 +247,8 @@ def test_own_photos_are_held_out_and_compared(world: FakeWorld, tmp_path: Path) 
     assert not report.recall  # no metres, so no recall
     # in percent of the cameras' spread and in degrees; the noise is 0.2 pixels
     assert all(0 < (s.translation_error_m or 0) < 1 for s in report.per_query)
-    assert all((s.rotation_error_deg or 9) < 0.2 for s in report.per_query)
+    # each of both structures from motion finds its own principal point: a pixel of 600 is 0.1 deg
+    assert all((s.rotation_error_deg or 9) < 0.3 for s in report.per_query)
     page = (out / "report.html").read_text()
     assert "Agreement with a structure from motion of all photos" in page
     assert "They show agreement, not truth" in page

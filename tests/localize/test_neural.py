@@ -142,5 +142,5 @@ def test_a_neural_query_without_intrinsics(rendered_place: "RenderedPlace", tmp_
     name, camera = next(iter(rendered_place.query_cameras.items()))
     result = Localizer(scene, matcher).localize(rendered_place.images / name)
     assert result.success, result.reason
-    assert result.camera is not None and result.camera_source == "estimated"
+    assert result.camera is not None and result.camera_source == "map"
     assert result.camera.mean_focal_length() == pytest.approx(camera.mean_focal_length(), rel=0.2)

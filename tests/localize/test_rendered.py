@@ -104,8 +104,11 @@ def test_a_query_without_intrinsics_says_what_was_assumed(
     true_px = rendered_place.query_cameras[name].mean_focal_length()
     matcher = SeesFocalLengths(true_px, factor)
     assumed = {}
+    two = {"top_k": 2, "second_round_photos": 0}  # too few to tell that all have one camera
     for used in (True, False):
-        result = localize(rendered_place, scene, name, matcher, known=False, pointmap_focal=used)
+        result = localize(
+            rendered_place, scene, name, matcher, known=False, pointmap_focal=used, **two
+        )
         assert result.camera is not None
         assumed[used] = result.camera_source
         assert result.camera.mean_focal_length() == pytest.approx(true_px, rel=0.05)
@@ -113,8 +116,12 @@ def test_a_query_without_intrinsics_says_what_was_assumed(
     assert assumed == {True: "pointmap", False: "estimated"}
     assert set(matcher.partners) == {1}  # together with the best retrieved photo
     # classical features tell no focal length, and the query is localized all the same
-    sift = localize(rendered_place, scene, name, known=False)
+    sift = localize(rendered_place, scene, name, known=False, **two)
     assert sift.success and sift.camera_source == "estimated"
+    # photos of the map that share a camera tell more than any of them
+    sure = localize(rendered_place, scene, name, known=False)
+    assert sure.success and sure.camera_source == "map"
+    assert errors(rendered_place, name, sure)[0] < 0.1
 
 
 def test_a_given_camera_is_not_asked_for(rendered_place: "RenderedPlace", scene: Map) -> None:
