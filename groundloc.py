@@ -166,21 +166,23 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
         set_option(given, "top_k", arguments.top_k)
     options = build_checked(LocalizerOptions, given)
     out = None if arguments.out is None else Path(arguments.out)
-    if out is not None:
-        if out.name == "results.jsonl":
-            raise WrongUseError("--out is the poses file; results.jsonl is written beside it")
-        results_file = results_beside(out, overwrite=arguments.overwrite)
+    if out is not None and out.name == "results.jsonl":
+        raise WrongUseError("--out is the poses file; results.jsonl is written beside it")
     localizer = Localizer(arguments.map, device=arguments.device, options=options)
     queries = Path(arguments.queries)
     if not queries.exists():
         raise InputError(f"no query photo, folder or list '{queries}'")
+    asked = read_queries(queries, arguments.cameras)
+    if out is not None:
+        names = (query.name for query in asked)
+        results_file = results_beside(out, names, overwrite=arguments.overwrite)
     check_outputs(out, arguments.report and Path(arguments.report) / "report.html")
     # what is done so far survives a kill; `results.jsonl` replaces it in the end
     unfinished = None
     if out is not None:
         unfinished = UnfinishedResults(
             out.with_name(f"{out.stem}.partial.jsonl"),
-            run_identity(localizer, read_queries(queries, arguments.cameras)),
+            run_identity(localizer, asked),
         )
     # a report draws matches, which are not kept: it needs all queries again
     done = unfinished.done if unfinished is not None and arguments.report is None else {}

@@ -175,12 +175,14 @@ def write_poses(
     write_text_atomic(path, poses_text(results))
 
 
-def results_beside(poses: Path, *, overwrite: bool = False) -> Path:
+def results_beside(poses: Path, names: Iterable[str], *, overwrite: bool = False) -> Path:
     """Where ``results.jsonl`` goes that belongs to a poses file.
 
     Args:
         poses: The poses file, which will be written with it. Both may be there from an earlier run.
-        overwrite: Whether results that belong to another poses file may be replaced.
+        names: Queries whose results will be written.
+        overwrite: Whether results of other queries, or those that belong to another poses file, may
+            be replaced.
 
     Raises:
         InputError: Such results are there.
@@ -188,10 +190,17 @@ def results_beside(poses: Path, *, overwrite: bool = False) -> Path:
     path = poses.with_name("results.jsonl")
     if overwrite or not path.exists():
         return path
-    if not poses.is_file() or poses_text(read_results(path)) != poses.read_text(encoding="utf-8"):
+    found = read_results(path)
+    if not poses.is_file() or poses_text(found) != poses.read_text(encoding="utf-8"):
         raise InputError(
             f"'{path}' holds the results of another poses file than '{poses}': give --out in "
             "another folder, or overwrite it (--overwrite)"
+        )
+    others = sorted(found.keys() - set(names))
+    if others:
+        raise InputError(
+            f"'{path}' holds results of other photos ({len(others)}, such as '{others[0]}'): give "
+            "--out in another folder, or overwrite it (--overwrite)"
         )
     return path
 

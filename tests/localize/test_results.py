@@ -137,6 +137,16 @@ def test_results_come_back(tmp_path: Path) -> None:
     assert (tmp_path / "again.jsonl").read_text() == file.read_text()
 
 
+def test_results_of_other_photos_are_not_replaced_unasked(tmp_path: Path) -> None:
+    poses, results = tmp_path / "poses.txt", tmp_path / "results.jsonl"
+    write_poses_and_results(poses, results, [random_result("a.jpg", 0), failure("b.jpg")])
+    with pytest.raises(InputError, match=r"other photos \(1, such as 'b\.jpg'\).*--overwrite"):
+        results_beside(poses, ["a.jpg"])
+    assert results_beside(poses, ["a.jpg"], overwrite=True) == results
+    assert results_beside(poses, ["c.jpg", "b.jpg", "a.jpg"]) == results
+    assert results_beside(tmp_path / "new" / "poses.txt", []) == tmp_path / "new" / "results.jsonl"
+
+
 def test_a_kill_while_files_are_written_asks_for_no_overwriting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,10 +165,10 @@ def test_a_kill_while_files_are_written_asks_for_no_overwriting(
         patch.setattr(Path, "replace", killed_at_the_second)
         write_poses_and_results(poses, results, new)
     assert moved == [poses, results] and poses.read_text() == poses_text(new)
-    assert results_beside(poses) == results
+    assert results_beside(poses, ["a.jpg", "b.jpg"]) == results
     write_poses_and_results(poses, results, new)
     assert list(read_results(results)) == ["a.jpg", "b.jpg"]
-    assert results_beside(poses) == results
+    assert results_beside(poses, ["a.jpg", "b.jpg"]) == results
     # nothing goes where the new poses cannot be written
     with pytest.raises(InputError, match="rename"):
         write_poses_and_results(poses, results, [random_result("#", 0)])
