@@ -1,7 +1,7 @@
 """Rendered queries that are hard to localize, with exact truth: night, zoom, wide baselines.
 
     python -m benchmarks.hard_place --out RUN sift small
-    python -m benchmarks.hard_place --out RUN --intrinsics unknown --queries 8 sift PATH
+    python -m benchmarks.hard_place --out RUN --queries 8 --set query_intrinsics=unknown sift PATH
 
 The map is that of the demo: 24 photos in sunlight, with their true poses. The queries are taken
 
