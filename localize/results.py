@@ -27,10 +27,11 @@ class Localization:
         success: Whether there is a pose.
         reason: Why there is none; empty on success.
         cam_from_world: The pose, OpenCV axes, in the map's unit. None without success.
-        camera: The camera the pose holds for: the given one scaled to the photo, or the one whose
-            focal length was refined with the pose. Pixel centre of the top-left pixel (0.5, 0.5).
+        camera: The camera the pose holds for: the given one scaled to the photo, the map's, or one
+            whose focal length was refined with the pose. Pixel centre of the top-left pixel
+            (0.5, 0.5).
         camera_source: What was assumed of the camera before the pose: "given"; that it is the one
-            of the map photos of its size ("map"), which explained the matches as well as any other;
+            of the map photos of its size ("map"), if it explains nearly as much as a fitted one;
             its focal length from "exif", from the matcher's point maps ("pointmap"), from both, or,
             "estimated", common ones and those of the map's cameras. All but the first two are
             refined.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from matching.checkpoint import read_checkpoint, save_checkpoint
 from matching.errors import InputError
+from matching.files import check_writable
 from matching.network import EVERYTHING
 from matching.network.prediction import activate_confidence
 from matching.network.small import SmallNetwork
@@ -169,10 +170,14 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    checkpoint = read_checkpoint(arguments.weights)
-    network = checkpoint.network()
-    if not isinstance(network, SmallNetwork):
-        raise InputError(f"'{arguments.weights}' is no small network of groundloc")
+    try:
+        checkpoint = read_checkpoint(arguments.weights)
+        network = checkpoint.network()
+        if not isinstance(network, SmallNetwork):
+            raise InputError(f"'{arguments.weights}' is no small network of groundloc")
+        check_writable(arguments.out)
+    except InputError as error:
+        parser.error(str(error))
     stream = PairWorld("cpu", texture_seed=11, textures_per_style=8, texture_size=128)
     before, after = fit_confidence(network.float(), stream, progress=bars)
     state = {name: tensor.half() for name, tensor in network.state_dict().items()}

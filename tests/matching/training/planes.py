@@ -1,8 +1,18 @@
-"""The smallest world there is: two cameras before one textured plane, exact by hand."""
+"""The smallest world there is, two cameras before one textured plane, and a tiny network."""
 
 import torch
 
 from matching.training.batch import PairBatch
+from matching.training.options import NetworkOptions
+
+TINY = NetworkOptions(
+    encoder_width=16,
+    encoder_depth=1,
+    encoder_heads=1,
+    decoder_width=16,
+    decoder_depth=1,
+    decoder_heads=1,
+)
 
 
 def plane_pairs(

@@ -8,8 +8,7 @@ from matching.network import EVERYTHING
 from matching.network.small import SmallNetwork
 from matching.training.confidence import ConfidenceOptions, _cells, fit_confidence
 from matching.training.losses import pointmap_errors
-from matching.training.options import NetworkOptions
-from tests.matching.training.planes import plane_pairs
+from tests.matching.training.planes import TINY, plane_pairs
 
 OPTIONS = ConfidenceOptions(
     batches=6,
@@ -25,15 +24,7 @@ OPTIONS = ConfidenceOptions(
 @pytest.fixture(scope="module")
 def network() -> SmallNetwork:
     torch.manual_seed(0)
-    size = NetworkOptions(
-        encoder_width=16,
-        encoder_depth=1,
-        encoder_heads=1,
-        decoder_width=16,
-        decoder_depth=1,
-        decoder_heads=1,
-    )
-    return SmallNetwork(size.config()).eval()
+    return SmallNetwork(TINY.config()).eval()
 
 
 def test_only_confidences_change_and_their_loss_falls(network: SmallNetwork) -> None:

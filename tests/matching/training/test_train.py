@@ -37,19 +37,12 @@ from matching.training.validate import (
     read_posed_photos,
     validate_worlds,
 )
-from tests.matching.training.planes import plane_pairs
+from tests.matching.training.planes import TINY, plane_pairs
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
 OPTIONS = TrainOptions(
-    network=NetworkOptions(
-        encoder_width=16,
-        encoder_depth=1,
-        encoder_heads=1,
-        decoder_width=16,
-        decoder_depth=1,
-        decoder_heads=1,
-    ),
+    network=TINY,
     phases=(
         PhaseOptions(
             steps=3, image_size=(48, 32), pairs=2, correspondences=64, difficulty=(0.5, 1)
