@@ -186,22 +186,30 @@ def results_beside(poses: Path, names: Iterable[str], *, overwrite: bool = False
             be replaced.
 
     Raises:
-        InputError: Such results are there.
+        InputError: Such results are there, or what is no results file.
     """
     path = poses.with_name("results.jsonl")
-    if overwrite or not path.exists():
+    if not path.exists():
         return path
-    found = read_results(path)
-    if not poses.is_file() or poses_text(found) != poses.read_text(encoding="utf-8"):
+    existing_file(path, "results file")
+    if overwrite:
+        return path
+    elsewhere = "give --out in another folder, or overwrite it (--overwrite)"
+    try:
+        found = read_results(path)
+    except InputError as error:
+        raise InputError(f"{error}: {elsewhere}") from error
+    # whatever is there in place of poses: it may be no UTF-8
+    beside = poses.read_text(encoding="utf-8", errors="replace") if poses.is_file() else None
+    if poses_text(found) != beside:
         raise InputError(
-            f"'{path}' holds the results of another poses file than '{poses}': give --out in "
-            "another folder, or overwrite it (--overwrite)"
+            f"'{path}' holds the results of another poses file than '{poses}': {elsewhere}"
         )
     others = sorted(found.keys() - set(names))
     if others:
         raise InputError(
-            f"'{path}' holds results of other photos ({len(others)}, such as '{others[0]}'): give "
-            "--out in another folder, or overwrite it (--overwrite)"
+            f"'{path}' holds results of other photos ({len(others)}, such as '{others[0]}'): "
+            f"{elsewhere}"
         )
     return path
 
@@ -250,15 +258,24 @@ def write_poses_and_results(
 
     A process killed at any time leaves nothing that speaks of two runs: old results go before new
     poses come, so that `results_beside` has no other poses to find beside them. They do not go
-    before all that is new is on the disk.
+    before all that is new is on the disk, and they come back if the new poses cannot be put in
+    place.
     """
-    found = _as_list(results)
-    with atomic_file(results_file) as new_results, atomic_file(poses) as new_poses:
-        new_poses.write_text(poses_text(found), encoding="utf-8")
-        new_results.write_text("".join(map(_json_line, found)), encoding="utf-8")
-        for file in (new_poses, new_results):
-            sync_file(file)
-        Path(results_file).unlink(missing_ok=True)
+    found, old = _as_list(results), Path(results_file)
+    with atomic_file(results_file) as new_results:
+        aside = new_results.with_suffix(".old")
+        try:
+            with atomic_file(poses) as new_poses:
+                new_poses.write_text(poses_text(found), encoding="utf-8")
+                new_results.write_text("".join(map(_json_line, found)), encoding="utf-8")
+                for file in (new_poses, new_results):
+                    sync_file(file)
+                if old.is_file():
+                    old.rename(aside)
+            aside.unlink(missing_ok=True)
+        finally:
+            if aside.exists():
+                aside.rename(old)
 
 
 def append_result(path: PathLike, result: Localization) -> None:
@@ -291,9 +308,11 @@ def read_results(path: PathLike) -> dict[str, Localization]:
 def unwritable_name(name: str) -> str:
     """Why a line of ``poses.txt`` cannot hold a name; empty if it can.
 
-    Blanks at both ends are cut from lines, and lines that start with ``#`` are comments.
+    Blanks at both ends are cut from lines, lines that start with ``#`` are comments, and bytes of a
+    file's name that are no UTF-8 are none of a text either.
     """
-    if not name or name != name.strip() or "\n" in name or "\r" in name or name.startswith("#"):
+    kept = name.encode("utf-8", "replace").decode("utf-8").strip()
+    if not name or name != kept or "\n" in name or "\r" in name or name.startswith("#"):
         return f"the name {name!r} cannot be written to a poses file: rename the photo"
     return ""
 
@@ -303,7 +322,9 @@ def _as_list(results: Mapping[str, Localization] | Iterable[Localization]) -> li
 
 
 def _json_line(result: Localization) -> str:
-    return json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
+    line = json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
+    # names of files may hold bytes that are no UTF-8: JSON writes them as it writes any letter
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _lines(path: PathLike, what: str) -> Iterable[tuple[str, str]]:

@@ -111,7 +111,7 @@ def test_binary_files_are_refused(tmp_path: Path) -> None:
         read_poses(tmp_path / "poses.txt")
 
 
-@pytest.mark.parametrize("name", ["", " a", "a\nb", "#a"])
+@pytest.mark.parametrize("name", ["", " a", "a\nb", "#a", "stra\udcdfe.jpg"])
 def test_names_that_would_not_come_back_are_refused(tmp_path: Path, name: str) -> None:
     file = tmp_path / "poses.txt"
     file.write_text("old")
@@ -124,6 +124,7 @@ def test_names_that_would_not_come_back_are_refused(tmp_path: Path, name: str) -
 
 def test_results_come_back(tmp_path: Path) -> None:
     results = [random_result(n, i) for i, n in enumerate(NAMES)] + [failure("failed.jpg")]
+    results.append(failure("stra\udcdfe.jpg"))  # as Python reads the bytes of a name in Latin-1
     file = tmp_path / "results.jsonl"
     write_results(file, results)
     back = read_results(file)
@@ -145,6 +146,26 @@ def test_results_of_other_photos_are_not_replaced_unasked(tmp_path: Path) -> Non
     assert results_beside(poses, ["a.jpg"], overwrite=True) == results
     assert results_beside(poses, ["c.jpg", "b.jpg", "a.jpg"]) == results
     assert results_beside(tmp_path / "new" / "poses.txt", []) == tmp_path / "new" / "results.jsonl"
+
+
+def test_whatever_is_in_the_place_of_results_is_told_before_the_work(tmp_path: Path) -> None:
+    poses, results = tmp_path / "poses.txt", tmp_path / "results.jsonl"
+    write_poses_and_results(poses, results, [random_result("a.jpg", 0)])
+    poses.write_bytes("straße.jpg 1 0 0 0 0 0 0\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"another poses file.*--overwrite"):
+        results_beside(poses, ["a.jpg"])
+    results.write_text('{"name": ')  # half a line
+    with pytest.raises(InputError, match=r"results\.jsonl:1: .*--overwrite"):
+        results_beside(poses, ["a.jpg"])
+    assert results_beside(poses, ["a.jpg"], overwrite=True) == results
+    results.unlink()
+    results.mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="is a folder"):
+            results_beside(poses, ["a.jpg"], overwrite=overwrite)
+    with pytest.raises(OSError, match="directory"):
+        write_poses_and_results(poses, results, [random_result("a.jpg", 0)])
+    assert sorted(tmp_path.iterdir()) == [poses, results] and results.is_dir()
 
 
 def test_a_kill_while_files_are_written_asks_for_no_overwriting(
@@ -192,6 +213,24 @@ def test_a_full_disk_costs_no_old_results(
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(os, "fsync", full_at_last)
+        write_poses_and_results(poses, results, [random_result("b.jpg", 1)])
+    assert sorted(tmp_path.iterdir()) == [poses, results]
+    assert poses.read_text() == poses_text(old) == poses_text(read_results(results))
+
+
+def test_poses_that_cannot_be_replaced_cost_no_old_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poses, results = tmp_path / "poses.txt", tmp_path / "results.jsonl"
+    old = [random_result("a.jpg", 0)]
+    write_poses_and_results(poses, results, old)
+
+    def protected(self: Path, target: Path) -> Path:
+        assert target == poses and not results.exists()  # which a kill would leave as it is now
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(target))
+
+    with monkeypatch.context() as patch, pytest.raises(PermissionError):
+        patch.setattr(Path, "replace", protected)
         write_poses_and_results(poses, results, [random_result("b.jpg", 1)])
     assert sorted(tmp_path.iterdir()) == [poses, results]
     assert poses.read_text() == poses_text(old) == poses_text(read_results(results))
