@@ -29,7 +29,7 @@ class QueryCamera:
     Attributes:
         camera: For pixels of the upright photo.
         source: "given" and "map" are taken as they are; others are refined with the pose.
-        focal_log_std: Standard deviation of the logarithm of the focal length; 0 if given.
+        focal_log_std: Standard deviation of the logarithm of the focal length; 0 if fixed.
     """
 
     camera: pycolmap.Camera
@@ -98,7 +98,8 @@ def map_camera(scene: Map, retrieved: Sequence[str], known: QueryCamera) -> Quer
 
     Returns:
         None with fewer than three such photos, where they have several cameras (each photo its
-        own, as in collections from the internet), or where EXIF or point maps speak against it.
+        own, as in collections from the internet) or are panoramas, or where EXIF or point maps
+        speak against it.
     """
     if known.fixed:
         return None
@@ -108,8 +109,11 @@ def map_camera(scene: Map, retrieved: Sequence[str], known: QueryCamera) -> Quer
     if len(alike) < _SHARED_BY or len({camera.camera_id for camera in alike}) > 1:
         return None
     camera = alike[0]
+    if camera.is_spherical():  # a panorama has no focal length, and no pose is looked for in one
+        return None
     factor = camera.mean_focal_length() / known.camera.mean_focal_length()
-    if abs(math.log(factor)) > _MAX_DISAGREEMENT * known.focal_log_std:
+    told = known.source != "estimated"  # a common focal length says nothing against a fisheye
+    if told and abs(math.log(factor)) > _MAX_DISAGREEMENT * known.focal_log_std:
         return None
     return QueryCamera(camera=pycolmap.Camera(camera.todict()), source="map")
 

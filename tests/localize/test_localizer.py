@@ -97,6 +97,22 @@ def test_photos_of_many_cameras_share_none(scene: FakeMap) -> None:
     assert map_camera(mixed, names, known) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("model", ["OPENCV_FISHEYE", "EQUIRECTANGULAR"])
+def test_the_camera_of_fisheyes_is_shared_that_of_panoramas_is_not(
+    scene: FakeMap, model: str
+) -> None:
+    names = list(scene.camera_of)
+    wide = make_camera(model, 250.0)
+    other = replace(scene, camera_of=dict.fromkeys(names, wide))
+    known = query_camera(None, (800, 600), None, "q")
+    shared = map_camera(other, names, known)  # type: ignore[arg-type]
+    assert (None if shared is None else shared.camera.model_name) == (
+        None if wide.is_spherical() else model
+    )
+    common = with_pointmap_focal(known, known.camera.mean_focal_length())  # seen, not only common
+    assert map_camera(other, names, common) is None  # type: ignore[arg-type]
+
+
 def test_a_pose_below_the_least_confidence_is_a_failure(scene: FakeMap) -> None:
     view, _ = query_view(scene, np.random.default_rng(1))
     matcher = TruthMatcher({1: view}, outliers=0.5)
