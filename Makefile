@@ -15,7 +15,7 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy $(foreach package,$(PACKAGES),-p $(package)) -m groundloc -m groundloc_arguments
+	$(VENV)/bin/mypy $(foreach package,$(PACKAGES),-p $(package)) -m groundloc -m groundloc_arguments -m groundloc_start
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("groundloc needs Python 3.11 or newer: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'

@@ -17,6 +17,7 @@ from groundloc_arguments import (
     EXIT_WRONG_USE,
     WrongUseError,
     build_checked,
+    check_inputs,
     check_outputs,
     given_camera,
     given_cameras,
@@ -30,6 +31,7 @@ from groundloc_arguments import (
     set_pairs,
     wrong_use,
 )
+from groundloc_start import EXIT_INTERRUPTED, interrupt_ends_at_once
 
 if TYPE_CHECKING:
     from localize import Localization, Localizer
@@ -37,13 +39,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("groundloc")
 
-EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_DONE, EXIT_FAILED = 0, 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong use."""
-    arguments = make_parser(COMMANDS).parse_args(argv)
-    _configure_logging(arguments)
+    with interrupt_ends_at_once():
+        arguments = make_parser(COMMANDS).parse_args(argv)
+        _configure_logging(arguments)
     # read by OpenMP and COLMAP when they are loaded: waiting threads sleep instead of spinning
     # (three times the CPU time where cores are shared), and COLMAP keeps its notes to itself
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -63,6 +66,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from matching.errors import InputError
 
     try:
+        with interrupt_ends_at_once():
+            check_inputs(arguments)  # what is not there is told before seconds of imports
+            # imported by any stage, and not to be interrupted halfway
+            import pycolmap  # noqa: F401
+            import torch  # noqa: F401
         result = arguments.run(arguments)
         if arguments.json:
             print(json.dumps(result, allow_nan=False))
@@ -169,10 +177,7 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     if out is not None and out.name == "results.jsonl":
         raise WrongUseError("--out is the poses file; results.jsonl is written beside it")
     localizer = Localizer(arguments.map, device=arguments.device, options=options)
-    queries = Path(arguments.queries)
-    if not queries.exists():
-        raise InputError(f"no query photo, folder or list '{queries}'")
-    asked = read_queries(queries, arguments.cameras)
+    asked = read_queries(arguments.queries, arguments.cameras)
     if out is not None:
         names = (query.name for query in asked)
         results_file = results_beside(out, names, overwrite=arguments.overwrite)
@@ -189,7 +194,7 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
     if done:
         logger.info("%d queries were localized before the interruption", len(done))
     results = localizer.localize_all(
-        queries,
+        arguments.queries,
         cameras=arguments.cameras,
         done=done,
         on_result=None if unfinished is None else unfinished.keep,

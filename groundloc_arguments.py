@@ -330,6 +330,31 @@ def refuse_without_effect(arguments: argparse.Namespace) -> None:
             raise WrongUseError(f"with --protocol the data set tells all: leave out {flag}")
 
 
+def check_inputs(arguments: argparse.Namespace) -> None:
+    """Fail at once where a file or folder that is named is not there; the stages look closer."""
+    from mapping.info import read_info
+    from mapping.workspace import is_half_published
+    from matching.files import existing_file, existing_folder
+
+    named = {key: value for key, value in vars(arguments).items() if value is not None}
+    folders = {"images": "photo folder", "photos": "photo folder", "map_images": "photo folder"}
+    folders["known_poses"] = "COLMAP model folder"
+    files = {"image0": "image", "image1": "image", "cameras": "camera list"}
+    either = {"queries": "photo, folder or list of queries", "poses": "results or poses file"}
+    either["ground_truth"] = "ground truth (model or poses file)"
+    either["align_map"] = "map or COLMAP model to align by"
+    for key, value in named.items():
+        if key in folders:
+            existing_folder(value, folders[key])
+        elif key in files or (key in either and not Path(value).exists()):
+            existing_file(value, {**files, **either}[key])
+    # `map` makes one, all others (--extend among them) need a finished one
+    if "map" in named and named.get("extend", True):
+        folder = existing_folder(named["map"], "map")
+        if not is_half_published(folder):
+            read_info(folder)
+
+
 def check_outputs(*files: str | Path | None, picture: str | None = None) -> None:
     """Fail before the work, not after it, where a file cannot be written; None is no file."""
     from matching.files import check_writable

@@ -1,6 +1,7 @@
 """The command line's contract: results on stdout, exit codes, one-line errors on stderr."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -207,13 +208,13 @@ def test_match_and_relative(
         (["info", "."], 1, "map.json"),
         (["match", "none.jpg", "none.jpg"], 1, "no image 'none.jpg'"),
         (["match", "a.jpg", "a.jpg", "--dense", *SIFT], 2, "--dense"),
-        (["evaluate", "none.txt", "."], 1, "'.' is no COLMAP model"),
+        (["evaluate", "poses.txt", "."], 1, "'.' is no COLMAP model"),
         (["benchmark", "imagenet", ".", "--out", "out"], 2, "imagenet"),
-        (["map", ".", "out", "--extend", "--overwrite"], 2, "--extend"),
+        (["map", ".", "MAP", "--extend", "--overwrite"], 2, "--extend"),
         (["map", ".", "out", "--set", "matcher=sift"], 2, "--matcher sift"),
         (["map", ".", "out", "--set", "pairs=3", "--pairs", "exhaustive"], 2, "'pairs'"),
         (["benchmark", "pairs", ".", "--out", "out", "--set", "gap=1"], 2, "did you mean 'gaps'"),
-        (["localize", "map", "a.jpg", "--out", "results.jsonl"], 2, "--out"),
+        (["localize", "MAP", "a.jpg", "--out", "results.jsonl"], 2, "--out"),
         (["map", ".", "out", *SIFT, "--set", "matcher.max_rato=0.7"], 2, "'matcher.max_ratio'"),
         (
             ["match", "a.jpg", "a.jpg", *SIFT, "--set", "matcher.max_rato=0.7"],
@@ -237,7 +238,7 @@ def test_match_and_relative(
             "'matcher.max_ratio'",
         ),
         (["relative", "none.jpg", "none.jpg"], 1, "no image 'none.jpg'"),
-        (["info", "map", "--set", "foo=1"], 2, "no option 'foo'"),
+        (["info", "MAP", "--set", "foo=1"], 2, "no option 'foo'"),
         (["train"], 2, "--out"),
         (["train", "--out", "run", "--set", "sed=1"], 2, "did you mean 'seed'"),
         (["weights", "convert", "none.pth", "a.safetensors"], 1, "none.pth"),
@@ -248,14 +249,54 @@ def test_wrong_use_is_one_line(
     run: Any,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    rendered_map: Path,
     arguments: list[str],
     code: int,
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    wrong = run(*arguments)
+    for name in ("a.jpg", "poses.txt"):
+        (tmp_path / name).touch()
+    wrong = run(*(str(rendered_map) if argument == "MAP" else argument for argument in arguments))
     assert (wrong.code, wrong.out) == (code, "")
     assert message in wrong.error
+
+
+NOT_THERE = [
+    (["map", "non", "out"], "no photo folder 'non'; did you mean 'none.d'?"),
+    (["map", ".", "none", "--extend"], "no map 'none'; did you mean 'none.d'?"),
+    (["map", ".", ".", "--extend"], "'.' is no finished map"),
+    (["map", ".", "out", "--known-poses", "none"], "no COLMAP model folder 'none'"),
+    (["localize", "none", "a.jpg"], "no map 'none'"),
+    (["localize", "a.jpg", "a.jpg"], "'a.jpg' is a file where the map is expected"),
+    (["match", "a.jpg", "b.jpg"], "no image 'b.jpg'; did you mean 'a.jpg'?"),
+    (["relative", "a.jpg", "none.d"], "'none.d' is a folder where the image is expected"),
+    (["evaluate", "none", "a.jpg"], "no results or poses file 'none'"),
+    (["evaluate", "a.jpg", "none"], "no ground truth (model or poses file) 'none'"),
+    (["evaluate", "a.jpg", "a.jpg", "--align-map", "no"], "no map or COLMAP model to align by"),
+    (["evaluate", "a.jpg", "a.jpg", "--queries", "no"], "no photo, folder or list of queries"),
+    (["info", "none"], "no map 'none'"),
+    (["info", "."], "'.' is no finished map"),
+    (["reconstruct", "none", "out"], "no photo folder 'none'"),
+]
+
+
+def test_what_is_not_there_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "none.d").mkdir()
+    (tmp_path / "a.jpg").touch()
+    script = (
+        "import json, sys, groundloc\n"
+        "for call in json.loads(sys.argv[1]): print(groundloc.main(call))\n"
+        "print({'torch', 'pycolmap', 'faiss', 'h5py'} & sys.modules.keys())"
+    )
+    calls = json.dumps([arguments for arguments, _ in NOT_THERE])
+    told = subprocess.run(
+        [sys.executable, "-c", script, calls], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert told.stdout.splitlines() == ["1"] * len(NOT_THERE) + ["set()"], told.stderr
+    for line, (_, message) in zip(told.stderr.splitlines(), NOT_THERE, strict=True):
+        assert line.startswith(f"error: {message}")
 
 
 def test_unwritable_output_is_one_line(run: Any, rendered_map: Path, tmp_path: Path) -> None:
@@ -295,15 +336,16 @@ def test_results_of_another_run_stay(run: Any, rendered_map: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["match", "none.jpg", "none.jpg", "--out", "."], "is a folder"),
-        (["match", "none.jpg", "none.jpg", "--plot", "x.gif"], "not '.gif'"),
-        (["evaluate", "none.txt", "none", "--out", "."], "is a folder"),
+        (["match", "a.jpg", "a.jpg", "--out", "."], "is a folder"),
+        (["match", "a.jpg", "a.jpg", "--plot", "x.gif"], "not '.gif'"),
+        (["evaluate", "a.jpg", ".", "--out", "."], "is a folder"),
     ],
 )
 def test_outputs_are_checked_before_the_work(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jpg").touch()  # which nobody could read
     wrong = run(*arguments)
     assert wrong.code == 1 and message in wrong.error
 
@@ -390,15 +432,40 @@ def test_help_is_fast_and_names_every_command() -> None:
 
 @pytest.mark.parametrize("of_map", [False, True])
 def test_an_interrupted_reconstruction_goes_on_only_without_a_map(
-    run: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_map: bool
+    run: Any,
+    photos: Path,
+    rendered_map: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    of_map: bool,
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mapping.reconstruct_scene.reconstruct", interrupted)
-    found = run("reconstruct", photos, tmp_path / "out", *(["--map", tmp_path] if of_map else []))
+    of = ["--map", rendered_map] if of_map else []
+    found = run("reconstruct", photos, tmp_path / "out", *of)
     assert found.code == 130
     assert ("the same command continues" in found.error) != of_map
+
+
+@pytest.mark.parametrize("module", ["argparse", "torch"])
+def test_an_interrupt_during_imports_is_one_line(tmp_path: Path, module: str) -> None:
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    os.abort()  # as torch's import does\n"
+    )
+    script = "import sys, groundloc_start; sys.exit(groundloc_start.run())"
+    ended = subprocess.run(
+        [sys.executable, "-c", script, "match", __file__, __file__],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), capture_output=True,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (130, "error: interrupted\n")
 
 
 def test_interrupt_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:

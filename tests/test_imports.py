@@ -4,8 +4,12 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import mapping
+import matching
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ["matching", "mapping", "localize", "benchmarks", "groundloc"]
@@ -51,6 +55,20 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("package", LAYERS[:-1])
 def test_packages_import_alone(package: str) -> None:
-    loaded = loaded_by(f"import {package}")
+    # public names are imported when they are asked for
+    loaded = loaded_by(f"import {package} as p; [getattr(p, name) for name in p.__all__]")
     assert package in loaded
     assert not loaded & set(LAYERS[LAYERS.index(package) + 1 :])
+
+
+def test_checks_of_files_load_nothing_heavy() -> None:
+    code = "from mapping.info import read_info; from matching.files import existing_file"
+    assert not loaded_by(code) & {"torch", "pycolmap", "faiss", "numpy", "h5py"}
+
+
+@pytest.mark.parametrize("package", [matching, mapping])
+def test_lazy_names_are_the_public_ones(package: ModuleType) -> None:
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    with pytest.raises(AttributeError, match="'nothing'"):
+        _ = package.nothing
