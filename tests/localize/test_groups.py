@@ -5,6 +5,7 @@ from localize.groups import best_candidate, covisibility_groups
 from localize.intrinsics import QueryCamera
 from localize.lift import Correspondences, LiftOptions, lift_matches
 from localize.pnp import PnPOptions
+from localize.results import CameraSource
 from tests.localize.synthetic import (
     FakeMap,
     TruthMatcher,
@@ -85,7 +86,8 @@ def test_look_alike_places_do_not_mix() -> None:
     assert rival.num_explained < best.num_explained
 
 
-def test_parts_of_one_place_are_merged() -> None:
+@pytest.mark.parametrize("source", ["given", "map", "estimated"])
+def test_parts_of_one_place_are_merged(source: CameraSource) -> None:
     rng = np.random.default_rng(0)
     scene = make_place(rng)
     query, truth = query_view(scene, rng)
@@ -102,7 +104,7 @@ def test_parts_of_one_place_are_merged() -> None:
         )
     names = scene.image_names
     matches = lifted(scene, TruthMatcher({}, outliers=0.2), query, names)
-    camera = QueryCamera(camera=make_camera(), source="given")
+    camera = QueryCamera(camera=make_camera(), source=source, focal_log_std=0.35)
     best, rivals = best_candidate(scene, matches, names, camera, OPTIONS, min_shared_points=5)  # type: ignore[arg-type]
     assert best is not None
     assert rivals == []
@@ -110,6 +112,8 @@ def test_parts_of_one_place_are_merged() -> None:
     assert (inliers < 350).sum() > 100
     assert (inliers >= 350).sum() > 100
     assert pose_errors(best.pose.cam_from_world, truth)[0] < 0.02
+    focal = best.pose.camera.mean_focal_length()
+    assert focal == pytest.approx(700, rel=0.01) and (focal == 700) == camera.fixed
 
 
 def test_no_matches_give_no_candidate() -> None:

@@ -79,11 +79,23 @@ def test_the_cameras_of_the_map_are_used_where_they_fit(scene: FakeMap, focal: f
     assert pose_errors(result.cam_from_world, truth)[0] < (0.02 if own else 0.15)
 
 
+def test_the_maps_camera_counts_as_a_given_one(scene: FakeMap) -> None:
+    view, _ = query_view(scene, np.random.default_rng(1))
+    loc = localizer(scene, {1: view}, outliers=0.6)
+    own, given = (loc.localize(photo_of(1), c).to_dict() for c in (None, make_camera()))
+    for result, source in ((own, "map"), (given, "given")):
+        assert result["success"] and result.pop("camera_source") == source
+        del result["timings_s"]
+    assert own == given
+
+
 def test_photos_of_many_cameras_share_none(scene: FakeMap) -> None:
     names = list(scene.camera_of)
     known = query_camera(None, (800, 600), None, "q")
     shared = map_camera(scene, names, known)  # type: ignore[arg-type]
     assert shared is not None and shared.fixed and shared.source == "map"
+    assert shared.camera is not scene.camera(names[0])  # which the map keeps for others
+    assert map_camera(scene, names[:3], known) is not None  # type: ignore[arg-type]
     assert map_camera(scene, names[:2], known) is None  # type: ignore[arg-type]
     tall = query_camera(None, (600, 800), None, "q")
     assert map_camera(scene, names, tall) is None  # type: ignore[arg-type]
