@@ -50,6 +50,7 @@ SURFACES = {
     "wood": ("planks", "planks", "plain", "noisy"),
     "metal": ("plain", "plain", "noisy"),
     "green": ("grass", "grass", "noisy", "leaves"),
+    "cloth": ("plain", "plain", "noisy", "gradient", "leaves"),
     "glass": ("glass",),
     "sky": ("noisy", "stone"),
 }
@@ -62,6 +63,7 @@ RELIEF_SHARE = 0.6  # of the primitives; on a fifth of these dark is high
 RELIEF_SLOPES = 0.15, 1.2
 # textures of less contrast (near-plain walls) get flatter relief: theirs would be that of 8 bits
 SMOOTH = 5.0  # `TextureBank.roughness`
+PAINTED = 0.3  # share of the primitives of a colour, dark or bright, of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +137,7 @@ class Draft:
         self._parts: list[_Part] = []
         self._surfaces: list[str] = []
         self._clutter: list[bool] = []
+        self._wearers: list[int] = []  # whose materials each primitive wears, most often its own
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
         """Random numbers in [low, high), (B, *shape)."""
@@ -168,7 +171,8 @@ class Draft:
         keep: torch.Tensor | None = None,
         clutter: bool = False,
         texture_m: torch.Tensor | None = None,
-    ) -> None:
+        like: int | None = None,
+    ) -> int:
         """Add n primitives to each scene.
 
         Args:
@@ -182,8 +186,14 @@ class Draft:
             keep: False leaves the slot empty, (B, n).
             clutter: True lets a few exist in one view only.
             texture_m: Metres per repeat of the texture, (B, n); default: from the size.
+            like: What an earlier call returned: these n primitives wear the materials of those n,
+                as the parts of one thing do.
+
+        Returns:
+            The place of the first of the n in the scenes.
         """
         number = center.shape[1]
+        first = len(self._surfaces)
         shape = (self.count, number)
         if rotation is None:
             angle = torch.zeros(shape, device=self.device) if yaw is None else yaw
@@ -205,6 +215,9 @@ class Draft:
         )
         self._surfaces += [surface] * number
         self._clutter += [clutter] * number
+        leader = first if like is None else like
+        self._wearers += range(leader, leader + number)
+        return first
 
     def finish(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Geometry (B, slots, ...) and materials (B, slots, ...), padded with empty slots."""
@@ -227,6 +240,8 @@ class Draft:
         filled[..., VIEWS] = torch.where(self.uniform(number) < self.one_view * loose, alone, 3.0)
         materials = torch.zeros((self.count, slots, NUM_FACES, NUM_MATERIAL), device=self.device)
         self._wear(materials[:, :number], half, part.scale)
+        wearers = constant(tuple(float(w) for w in self._wearers), self.device).long()
+        materials[:, :number] = materials[:, wearers]
         return geometry, materials
 
     def _wear(self, material: torch.Tensor, half: torch.Tensor, texture_m: torch.Tensor) -> None:
@@ -251,6 +266,11 @@ class Draft:
         material[..., COS], material[..., SIN] = angle.cos(), angle.sin()
         level = self.log_uniform(n, 1, 1, low=0.6, high=1.35)
         hue = 1 + 0.12 * (self.uniform(n, 1, 3) - 0.5) + 0.1 * (self.uniform(n, NUM_FACES, 3) - 0.5)
+        # paint: things are black or white or red whatever their texture
+        painted = self.chance(PAINTED, n, 1, 1)
+        level = torch.where(painted, self.log_uniform(n, 1, 1, low=0.08, high=1.6), level)
+        strong = self.log_uniform(n, 1, 3, low=0.35, high=1.4)
+        hue = torch.where(painted & self.chance(0.5, n, 1, 1), strong, hue)
         material[..., TINT] = level * hue
         material[..., GLOSS] = self.uniform(n, 1) ** 2 * 0.3 * self.chance(0.3, n, 1)
         material[..., WINDOW, GLOSS] = self.uniform(n, low=0.03, high=0.35)

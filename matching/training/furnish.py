@@ -1,5 +1,7 @@
 """Things that stand about in places: clutter, tables, poles, plants, fences."""
 
+from collections.abc import Sequence
+
 import torch
 
 from matching.training.draft import Draft, random_rotation
@@ -50,6 +52,93 @@ def add_clutter(
     draft.add(solid_kinds(draft, number), center, half, "object", rotation=rotation, clutter=True)
 
 
+Numbers = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # x, y, z, (B, n) each
+
+
+def add_boxes(
+    draft: Draft,
+    xy: torch.Tensor,
+    yaw: torch.Tensor,
+    parts: Sequence[tuple[Numbers, Numbers]],
+    surface: str,
+    *,
+    keep: torch.Tensor | None = None,
+) -> None:
+    """Things made of boxes of one material.
+
+    Args:
+        draft: To add to.
+        xy: Where each stands, (B, n, 2).
+        yaw: Its turn about z, (B, n) radians.
+        parts: Centre against ``xy`` and the floor, in the turned frame, and half extents.
+        surface: Key of `SURFACES`.
+        keep: False leaves one out, (B, n).
+    """
+    first: int | None = None
+    for (x, y, z), half in parts:
+        at = stack3(
+            xy[..., 0] + x * yaw.cos() - y * yaw.sin(),
+            xy[..., 1] + x * yaw.sin() + y * yaw.cos(),
+            z,
+        )
+        place = draft.add(Kind.BOX, at, stack3(*half), surface, yaw=yaw, keep=keep, like=first)
+        first = place if first is None else first
+
+
+def _legs(
+    half_x: torch.Tensor, half_y: torch.Tensor, foot: torch.Tensor, tall: torch.Tensor
+) -> list[tuple[Numbers, Numbers]]:
+    """Four legs under the corners; ``foot`` and ``tall`` are half their width and height."""
+    return [
+        ((sx * (half_x - foot), sy * (half_y - foot), tall), (foot, foot, tall))
+        for sx in (-1.0, 1.0)
+        for sy in (-1.0, 1.0)
+    ]
+
+
+def add_chairs(draft: Draft, number: int, low: torch.Tensor, high: torch.Tensor) -> None:
+    """Chairs and stools: a seat, four legs, a back."""
+    xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)
+    seat = draft.uniform(number, low=0.38, high=0.55)
+    wide = draft.uniform(number, low=0.17, high=0.3)
+    back = draft.uniform(number, low=0.12, high=0.35)
+    thick = draft.uniform(number, low=0.012, high=0.05)
+    foot = draft.uniform(number, low=0.01, high=0.03)
+    zero = torch.zeros_like(wide)
+    parts = [
+        ((zero, zero, seat - thick), (wide, wide, thick)),
+        ((zero, wide - thick, seat + back), (wide, thick, back)),
+        *_legs(wide, wide, foot, 0.5 * seat - thick),
+    ]
+    yaw = draft.uniform(number, high=6.283)
+    add_boxes(draft, xy, yaw, parts, "wood", keep=draft.chance(0.75, number))
+
+
+def add_sofas(draft: Draft, number: int, low: torch.Tensor, high: torch.Tensor) -> None:
+    """Armchairs, sofas and beds: a base, a back, two sides that are often low."""
+    xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)
+    half_x = draft.uniform(number, low=0.35, high=1.1)
+    half_y = draft.uniform(number, low=0.35, high=1.0)
+    seat = draft.uniform(number, low=0.15, high=0.26)
+    back = draft.uniform(number, low=0.05, high=0.35)
+    side = draft.uniform(number, high=0.2)
+    arm = draft.uniform(number, low=0.05, high=0.14)
+    zero = torch.zeros_like(seat)
+    arms = [
+        ((sx * (half_x + arm), zero, seat + 0.5 * side), (arm, half_y, seat + 0.5 * side))
+        for sx in (-1.0, 1.0)
+    ]
+    parts = [
+        ((zero, zero, seat), (half_x, half_y, seat)),
+        ((zero, half_y + arm, seat + back), (half_x, arm, seat + back)),
+        *arms,
+    ]
+    # most stand along the walls
+    yaw = 1.5708 * torch.floor(draft.uniform(number, high=4.0))
+    yaw = yaw + draft.uniform(number, low=-0.4, high=0.4) * draft.chance(0.4, number)
+    add_boxes(draft, xy, yaw, parts, "cloth", keep=draft.chance(0.7, number))
+
+
 def add_tables(draft: Draft, number: int, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """Tables or benches with four legs and things on them; returns their tops, (B, n, 3)."""
     xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)
@@ -58,21 +147,13 @@ def add_tables(draft: Draft, number: int, low: torch.Tensor, high: torch.Tensor)
     top = draft.uniform(number, low=0.35, high=0.95)
     yaw = draft.uniform(number, high=6.283)
     thick = draft.uniform(number, low=0.015, high=0.04)
-    center = torch.cat([xy, (top - thick)[..., None]], -1)
-    draft.add(Kind.BOX, center, stack3(half_x, half_y, thick), "wood", yaw=yaw)
     foot = draft.uniform(number, low=0.015, high=0.045)
-    for sx in (-1.0, 1.0):
-        for sy in (-1.0, 1.0):
-            ax, ay = sx * (half_x - foot), sy * (half_y - foot)
-            at = torch.stack(
-                [
-                    xy[..., 0] + ax * yaw.cos() - ay * yaw.sin(),
-                    xy[..., 1] + ax * yaw.sin() + ay * yaw.cos(),
-                    0.5 * top - thick,
-                ],
-                -1,
-            )
-            draft.add(Kind.BOX, at, stack3(foot, foot, 0.5 * top - thick), "wood", yaw=yaw)
+    zero = torch.zeros_like(top)
+    parts = [
+        ((zero, zero, top - thick), (half_x, half_y, thick)),
+        *_legs(half_x, half_y, foot, 0.5 * top - thick),
+    ]
+    add_boxes(draft, xy, yaw, parts, "wood")
     return torch.cat([xy, top[..., None]], -1)
 
 

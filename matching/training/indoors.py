@@ -5,15 +5,17 @@ import torch
 from matching.training.draft import Draft, random_rotation
 from matching.training.furnish import (
     add_bushes,
+    add_chairs,
     add_clutter,
     add_floating,
     add_rods,
+    add_sofas,
     add_tables,
     solid_kinds,
     stack3,
 )
 from matching.training.geometry import constant
-from matching.training.stage import SLOTS, Stage, make_stage
+from matching.training.stage import Stage, make_stage
 from matching.training.world import Kind
 
 
@@ -96,6 +98,8 @@ def room(draft: Draft) -> Stage:
             draft, 4, spot[:, :2] - 0.35, spot[:, :2] + 0.35,
             spot[:, 2:3].expand(-1, 4), (0.02, 0.14),
         )  # fmt: skip
+    add_chairs(draft, 3, low * 0.9, high * 0.9)
+    add_sofas(draft, 2, low * 0.8, high * 0.8)
     add_clutter(draft, 20, low * 0.95, high * 0.95, draft.uniform(20) * 0.0, (0.04, 0.5))
     add_floating(draft, 5, low, high, 2 * half[:, 2])
     add_rods(draft, 5, low * 0.9, high * 0.9, 1.6)
@@ -115,7 +119,7 @@ def heap(draft: Draft) -> Stage:
     half = torch.stack([draft.log_uniform(low=2.0, high=20.0) for _ in range(3)], -1)
     scale = half.prod(-1) ** (1 / 3)
     draft.add(Kind.ROOM, torch.zeros_like(half)[:, None], half[:, None], "object")
-    number = SLOTS - 6
+    number = 90
     center = half[:, None] * draft.uniform(number, 3, low=-0.97, high=0.97)
     size = scale[:, None] * draft.log_uniform(number, low=0.015, high=0.2)
     body = size[..., None] * draft.log_uniform(number, 3, low=0.45, high=2.0)

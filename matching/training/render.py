@@ -16,6 +16,7 @@ CHUNK_TILES = 160  # shaded at once: larger falls out of the cache, smaller cost
 TILE = 16  # pixels; rays of a tile are culled together
 # the pixel's centre first (it alone gives the geometry), then a rotated grid
 SAMPLE_OFFSETS = ((0.0, 0.0), (-0.375, -0.125), (0.125, -0.375), (0.375, 0.125), (-0.125, 0.375))
+BRIGHTNESS_JUMP = 0.6  # of the logarithm between neighbours, where there may be an edge
 
 
 class RayOwners(NamedTuple):
@@ -278,7 +279,7 @@ def _differs(seen: torch.Tensor) -> torch.Tensor:
         size = part.shape[axis] - 1
         first = (part.narrow(axis, 0, size), bright.narrow(axis, 0, size))
         second = (part.narrow(axis, 1, size), bright.narrow(axis, 1, size))
-        jump = (first[0] != second[0]) | ((first[1] - second[1]).abs() > 0.6)
+        jump = (first[0] != second[0]) | ((first[1] - second[1]).abs() > BRIGHTNESS_JUMP)
         rough.narrow(axis, 0, size).logical_or_(jump)
         rough.narrow(axis, 1, size).logical_or_(jump)
     return rough

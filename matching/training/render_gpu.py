@@ -23,7 +23,7 @@ def render_images_gpu(
     lights: torch.Tensor,
     bank: TextureBank,
 ) -> Frames:
-    """`render_images` for CUDA tensors; every pixel gets all samples."""
+    """`render_images` for CUDA tensors; whole tiles with an edge get all samples."""
     width, height = image_size
     offsets = constant(tuple(v for offset in SAMPLE_OFFSETS for v in offset), K.device)
     cameras = raycast_kernels.pack_cameras(K, cam_from_world)

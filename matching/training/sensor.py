@@ -79,7 +79,7 @@ def develop(
     scale = max(height, width) / 512
     focus = options.blur_px * difficulty * scale * uniform() ** 3
     motion = options.motion_px * difficulty * scale * uniform() ** 2
-    motion = motion * (uniform() < 0.25).float()
+    motion = motion * (uniform() < 0.35).float()
     kernels = _blur_kernels(focus, motion, uniform(high=math.pi))
     white = torch.randn(radiance.shape, generator=generator, device=device)
     exposed = _before_blur(radiance, settings)

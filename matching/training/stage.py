@@ -7,7 +7,7 @@ import torch
 from matching.training.draft import Draft
 from matching.training.world import KIND, RADIUS, Kind, Scenes
 
-SLOTS = 96  # primitives per scene
+SLOTS = 112  # primitives per scene
 
 
 @dataclass(frozen=True, kw_only=True)

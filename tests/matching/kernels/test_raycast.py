@@ -92,15 +92,18 @@ def compare(device: str) -> None:
         expected[i] = raycast.shadowed(
             primitives, starts[i], torch.full_like(twin, -1), active[i], keys[i]
         )
-    dark = kernels.shadowed(
+    dark = torch.empty(3, 1, HEIGHT, WIDTH, dtype=torch.int8, device=device)
+    kernels.shadowed(
         scenes.geometry.to(device),
         scene.int().to(device),
         view.int().to(device),
         keys.to(device),
         starts.permute(3, 0, 1, 2)[:, :, None].contiguous().to(device),
         active[:, None].to(torch.int8).to(device),
-    ).cpu()[:, 0]
-    dark = dark.bool()
+        dark,
+        kernels.CENTERS,
+    )
+    dark = dark.cpu()[:, 0].bool()
     assert float((dark == expected).float().mean()) > 0.99
     assert 0.03 < float(dark.float().mean()) < 0.9
 

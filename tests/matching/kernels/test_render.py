@@ -114,6 +114,49 @@ def compare(device: str) -> None:
         assert float((change > 0.05).float().mean()) > 0.15
 
 
+def compare_edges(device: str) -> None:
+    """Four more samples where the twin takes them, and in the rest of those tiles."""
+    from matching.kernels import raycast, render
+
+    K = torch.tensor([[19.0, 0, 9.7], [0, 19.0, 8.2], [0, 0, 1]])
+    pose = torch.from_numpy(look_at(np.array([0.4, -4.5, 0.9]), np.array([0.1, 0.0, 0.3]))).float()
+    b = PlaceBuilder(0, texture_size=16)
+    b.add(Kind.ROOM, (0, 0, 0), (9, 9, 5), b.material(b.texture("gradient"), 9.0))
+    b.add(Kind.BOX, (-0.9, 0, 0.6), (0.5, 0.4, 0.5), b.material(b.texture("bricks")), yaw=0.4)
+    own = b.build()
+    one = torch.zeros(1, dtype=torch.int32, device=device)
+
+    def image(samples: int) -> torch.Tensor:
+        result = render.render(
+            own.scenes.geometry.to(device), own.scenes.materials.to(device), one, one,
+            raycast.pack_cameras(K[None], pose[None]).to(device), LIGHTS[0][None].to(device),
+            torch.tensor(SAMPLE_OFFSETS[:samples], device=device),
+            own.bank.texels.to(device).view(torch.int32)[:, 0], own.bank.size, own.bank.count,
+            0.0, (WIDTH, HEIGHT),
+        )  # fmt: skip
+        return result[0].cpu().permute(0, 2, 3, 1)
+
+    def twin(antialias: bool) -> torch.Tensor:
+        return render_image(
+            own.scenes, 0, 0, K, pose, (WIDTH, HEIGHT), LIGHTS[0], own.bank, antialias=antialias
+        ).radiance
+
+    centers, averaged = image(1), image(5)
+    plain, smooth = twin(False), twin(True)
+    edges = ((smooth - plain).abs() > 1e-6).any(-1)
+    edges[:, -1], edges[:, :, -1] = False, False  # the twin looks over the border
+    assert 0.02 < float(edges.float().mean()) < 0.8
+    error = ((averaged - smooth).abs() / (0.05 + smooth)).amax(-1)[edges]
+    assert float((error > 0.03).float().mean()) < 0.06
+    assert float(error.median()) < 2e-3
+    touched = ((averaged - centers).abs() > 0).any(-1)
+    tiles = torch.nn.functional.max_pool2d(touched.float(), 8, ceil_mode=True)
+    wanted = torch.nn.functional.max_pool2d(edges.float(), 8, ceil_mode=True)
+    assert (tiles >= wanted).all()
+    with pytest.raises(ValueError, match="1 or 5 samples"):
+        image(3)
+
+
 def test_interpreted_kernel_agrees_with_its_twin() -> None:
     """In a process of its own: Triton decides at import whether it interprets."""
     pytest.importorskip("triton", reason="needs triton: pip install triton")
@@ -121,7 +164,8 @@ def test_interpreted_kernel_agrees_with_its_twin() -> None:
         [
             sys.executable,
             "-c",
-            f"import {__name__} as test; test.compare_relief('cpu'); test.compare('cpu')",
+            f"import {__name__} as test; test.compare_relief('cpu'); test.compare('cpu'); "
+            "test.compare_edges('cpu')",
         ],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -135,3 +179,4 @@ def test_interpreted_kernel_agrees_with_its_twin() -> None:
 def test_kernel_agrees_with_its_twin() -> None:
     compare_relief("cuda")
     compare("cuda")
+    compare_edges("cuda")

@@ -9,7 +9,8 @@ from PIL import Image
 from matching.training.batch import PairBatch, PairWorld
 from matching.training.cameras import FOCAL_WIDTHS, MAX_ZOOM, draw_camera_pairs
 from matching.training.contact_sheet import contact_sheet
-from matching.training.draft import RELIEF_SLOPES, SMOOTH, Palette
+from matching.training.draft import RELIEF_SLOPES, SMOOTH, Draft, Palette
+from matching.training.furnish import add_chairs, add_sofas, add_tables
 from matching.training.light import CLOUDS, NUM_LIGHT
 from matching.training.lighting import draw_lights
 from matching.training.overlap import draw_overlapping, overlap
@@ -17,11 +18,13 @@ from matching.training.render import depth_images
 from matching.training.scenes import draw_stage
 from matching.training.stage import SLOTS
 from matching.training.world import (
+    HALF,
     KIND,
     NUM_GEOMETRY,
     RADIUS,
     RELIEF,
     TEXTURE,
+    TINT,
     VIEWS,
     WINDOW,
     Kind,
@@ -145,6 +148,38 @@ def test_most_surfaces_have_relief_and_no_window_has(palette: Palette) -> None:
     assert 0.8 * RELIEF_SLOPES[1] < float(slopes.max()) <= RELIEF_SLOPES[1] * 1.001
     assert float(palette.roughness.min()) >= SMOOTH
     assert len(palette.roughness) == palette.bank.count
+
+
+def test_parts_of_a_thing_are_of_one_material_and_stand_on_the_floor(palette: Palette) -> None:
+    draft = Draft(20, torch.Generator().manual_seed(0), palette, 0.0)
+    corner = torch.full((20, 2), 2.0)
+    tops = add_tables(draft, 2, -corner, corner)
+    add_chairs(draft, 1, -corner, corner)
+    add_sofas(draft, 1, -corner, corner)
+    geometry, materials = draft.finish(24)
+    tables, chair, sofa = slice(0, 10), slice(10, 16), slice(16, 20)
+    for first, parts in ((0, slice(0, 10, 2)), (1, slice(1, 10, 2)), (10, chair), (16, sofa)):
+        assert (materials[:, parts] == materials[:, first, None]).all()
+    assert (materials[:, 0] != materials[:, 1]).any() and (
+        materials[:, 10] != materials[:, 16]
+    ).any()
+    low = geometry[..., 2] - geometry[..., HALF][..., 2]
+    high = geometry[..., 2] + geometry[..., HALF][..., 2]
+    torch.testing.assert_close(high[:, tables].amax(1), tops[..., 2].amax(1))
+    for thing in (tables, chair, sofa):
+        torch.testing.assert_close(low[:, thing].amin(1), torch.zeros(20), atol=1e-6, rtol=0)
+    # the parts stay together
+    for thing, reach in ((chair, 0.5), (sofa, 1.9)):
+        centers = geometry[:, thing, :2]
+        assert float((centers - centers[:, :1]).norm(dim=-1).max()) < reach
+
+
+def test_some_things_are_painted_dark_or_in_strong_colours(palette: Palette) -> None:
+    stage = draw_stage(40, torch.Generator().manual_seed(0), palette, difficulty=1.0)
+    tint = stage.scenes.materials[stage.scenes.geometry[..., RADIUS] > 0][:, 0, TINT]
+    dark, strong = tint.mean(1) < 0.4, tint.amax(1) / tint.amin(1) > 1.6
+    assert 0.05 < float(dark.float().mean()) < 0.3
+    assert 0.05 < float(strong.float().mean()) < 0.2
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

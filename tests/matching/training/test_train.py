@@ -290,9 +290,11 @@ def test_shape_and_scale_of_point_maps_are_judged_apart() -> None:
     valid = torch.ones(2, 40, dtype=torch.bool)
     same = torch.eye(4).expand(2, 4, 4)
 
-    def judge(guess: torch.Tensor, valid: torch.Tensor = valid) -> list[float]:
-        maps = (guess, guess, torch.ones(2, 40), torch.ones(2, 40))
-        rows = objective._regression(*maps, points, points, valid, valid, same, 20.0)
+    def judge(
+        guess: torch.Tensor, valid: torch.Tensor = valid, sure: float = 1.0, reward: float = 1.0
+    ) -> list[float]:
+        maps = (guess, guess, torch.full((2, 40), sure), torch.full((2, 40), sure))
+        rows = objective._regression(*maps, points, points, valid, valid, same, 20.0, reward)
         return [float(row) for row in rows]
 
     assert judge(points) == pytest.approx([0, 0, 0], abs=1e-6)
@@ -301,6 +303,10 @@ def test_shape_and_scale_of_point_maps_are_judged_apart() -> None:
     assert doubles == pytest.approx(halves, abs=1e-6)  # too near is as wrong as too far
     bent = judge(points * torch.tensor([1.0, 1.0, 0.2]))
     assert bent[1] > 0.2
+    # confidence pays where the error is below the reward
+    assert judge(points * torch.tensor([1.0, 1.0, 0.2]), sure=1.1)[0] < bent[0]
+    low = judge(points * torch.tensor([1.0, 1.0, 0.2]), sure=1.1, reward=0.2)[0]
+    assert low > judge(points * torch.tensor([1.0, 1.0, 0.2]), reward=0.2)[0]
     assert judge(points * 3, torch.zeros_like(valid)) == pytest.approx([0, 0, 0], abs=1e-6)
 
 
