@@ -72,6 +72,26 @@ def test_encodings_that_nobody_holds_are_forgotten_first(sent: list[int]) -> Non
     torch.testing.assert_close(found.tokens, back(held).tokens)
 
 
+def test_an_array_that_got_the_number_of_a_gone_one_is_sent() -> None:
+    """Python gives the number of a deleted array to the next one: it must not get its encoding."""
+    _, (gone, fresh) = stored(2)
+    encodings = kept(10 * BYTES)
+    encodings.batch([gone])
+    tokens = fresh.arrays["tokens"]
+    encodings._kept[id(tokens)] = encodings._kept.pop(id(gone.arrays["tokens"]))
+    found = encodings.batch([fresh])
+    torch.testing.assert_close(found.tokens, back([fresh]).tokens, rtol=0, atol=0)
+    assert encodings.num_bytes == BYTES  # the gone one does not count any more
+
+
+def test_encodings_that_were_used_last_are_kept(sent: list[int]) -> None:
+    _, (first, second, third) = stored(3)
+    encodings = kept(2 * BYTES)
+    for view in (first, second, first, third, first):
+        encodings.batch([view])
+    assert sent == [id(first), id(second), id(third)]
+
+
 class CrampedDevice:
     """Memory for so many encodings, those that are kept and those of the batch at hand."""
 
@@ -124,10 +144,10 @@ def test_no_gpu_memory_for_a_batch_is_told_in_one_line(monkeypatch: pytest.Monke
 
 
 def test_damaged_encodings_are_refused_though_kept() -> None:
-    _, (view, _) = stored(2)
+    _, (view, other) = stored(2)
     encodings = kept(10 * BYTES)
     encodings.batch([view])
     arrays = dict(view.arrays)
     del arrays["skip_step"]
     with pytest.raises(DamagedEncodingError, match="no steps"):
-        encodings.batch([replace(view, arrays=arrays)])
+        encodings.batch([other, replace(view, arrays=arrays)])

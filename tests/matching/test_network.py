@@ -379,6 +379,25 @@ def test_caches_are_emptied_before_a_single_pair_is_given_up(
     assert emptied == [1, 5]
 
 
+def test_caches_are_emptied_as_often_as_they_fill(
+    small_network: PairNetwork, encoded: Encoding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(small_network, max_batch=1)
+    decode, tried, emptied = small_network.decode, list[int](), list[int]()
+
+    def full_every_other_time(*arguments: Any) -> Any:
+        tried.append(len(tried))
+        if len(emptied) < (len(tried) + 1) // 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return decode(*arguments)
+
+    monkeypatch.setattr(small_network, "decode", full_every_other_time)
+    engine.caches.append(lambda: emptied.append(len(tried)))
+    points = engine.decode(encoded[:1], encoded)[0].pointmap
+    assert points is not None and len(points) == 3
+    assert len(tried) == 6 and emptied == [1, 3, 5]
+
+
 def test_no_gpu_memory_for_a_single_pair_is_told_in_one_line(
     small_network: PairNetwork, encoded: Encoding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
