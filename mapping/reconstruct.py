@@ -24,6 +24,10 @@ from matching.progress import Progress, silent
 SPARSE = "sparse"
 REASONS = "not_registered.json"
 
+# COLMAP's own limit for registering a photo, which its later steps do not keep: a photo whose pixels
+# fit no camera (a panorama, one squeezed to a strip) ends with a few points and wild parameters.
+# Photos that belong to a scene have hundreds, the worst of the internet photos of a church 150
+_MIN_POINTS_OF_POSE = pycolmap.IncrementalMapperOptions().abs_pose_min_num_inliers
 _MIN_PHOTOS_OF_CAMERA = 5  # with fewer, a principal point follows the noise
 _MAX_PRINCIPAL_OFFSET = 0.1  # plausible distance from the middle, relative to the photo
 
@@ -129,9 +133,13 @@ def structure_from_motion(
     best = order[0]
     if start is None and options.refine_principal_point:
         best = refine_principal_points(best, fixed, options)
-    return ReconstructionResult(
-        model=best, not_registered=_reasons(database, [i.name for i in images], order)
-    )
+    kept = set() if start is None else {start.image(i).name for i in start.reg_image_ids()}
+    doubtful = take_out_doubtful(best, kept)
+    if best.num_reg_images() < 2:
+        name, reason = next(iter(doubtful.items()))
+        raise InputError(f"no two photos could be reconstructed ('{name}': {reason})")
+    reasons = _reasons(database, [i.name for i in images if i.name not in doubtful], order)
+    return ReconstructionResult(model=best, not_registered={**reasons, **doubtful})
 
 
 def _incremental(
@@ -276,6 +284,34 @@ def refine_principal_points(
         if not (offset < _MAX_PRINCIPAL_OFFSET * size).all():
             return model
     return result
+
+
+def take_out_doubtful(model: pycolmap.Reconstruction, kept: Set[str]) -> dict[str, str]:
+    """Take photos out of a model that see too few of its points for their poses to be trusted.
+
+    Args:
+        model: Is changed.
+        kept: Photos that stay whatever they see.
+
+    Returns:
+        Photos taken out to the reason.
+    """
+    reasons: dict[str, str] = {}
+    observations = pycolmap.ObservationManager(model)
+    while True:  # points that two photos saw go with one of them
+        images = [model.image(i) for i in model.reg_image_ids()]
+        worst = min(
+            (image for image in images if image.name not in kept),
+            key=lambda image: image.num_points3D,
+            default=None,
+        )
+        if worst is None or worst.num_points3D >= _MIN_POINTS_OF_POSE:
+            return reasons
+        reasons[worst.name] = (
+            f"its pose is not trusted: it sees {worst.num_points3D} points of the map, fewer than "
+            f"{_MIN_POINTS_OF_POSE}"
+        )
+        observations.deregister_frame(worst.frame_id)
 
 
 def _reasons(

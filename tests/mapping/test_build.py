@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mapping import Map, MapOptions, PairOptions, ReconstructionOptions, build_map, stage_clock
 from mapping.build import OtherMapError
 from mapping.inputs import given_cameras
-from mapping.reconstruct import structure_from_motion
+from mapping.reconstruct import structure_from_motion, take_out_doubtful
 from matching import InputError
 from matching.types import View
 from tests.mapping.conftest import Place
@@ -112,6 +112,25 @@ def test_principal_point_is_found(tmp_path: Path) -> None:
         found = np.array([camera.principal_point_x, camera.principal_point_y])
         assert np.abs(found - [334, 231]).max() < tolerance
     assert found.tolist() == [320, 240]
+
+
+def test_a_photo_with_too_few_points_is_taken_out(posed_map: Map) -> None:
+    model = pycolmap.Reconstruction(posed_map.path / "sparse")
+    name, other = posed_map.image_names[3], posed_map.image_names[4]
+    image = next(i for i in model.images.values() if i.name == name)
+    observations = pycolmap.ObservationManager(model)
+    seen = [row for row, point in enumerate(image.points2D) if point.has_point3D()]
+    for row in seen[:-30]:
+        observations.delete_observation(image.image_id, row)
+    assert take_out_doubtful(model, set()) == {}
+    observations.delete_observation(image.image_id, seen[-30])
+    assert take_out_doubtful(model, {name}) == {}
+    num_images = model.num_reg_images()
+    reasons = take_out_doubtful(model, {other})
+    assert list(reasons) == [name] and "sees 29 points of the map" in reasons[name]
+    assert model.num_reg_images() == num_images - 1
+    tracks = [element.image_id for p in model.points3D.values() for element in p.track.elements]
+    assert image.image_id not in tracks
 
 
 def test_some_intrinsics_given(place: Place, tmp_path: Path) -> None:
