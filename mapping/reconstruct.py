@@ -24,8 +24,8 @@ from matching.progress import Progress, silent
 SPARSE = "sparse"
 REASONS = "not_registered.json"
 
-# COLMAP's own limit for registering a photo, which its later steps do not keep: a photo whose pixels
-# fit no camera (a panorama, one squeezed to a strip) ends with a few points and wild parameters.
+# COLMAP's own limit for registering a photo, which its later steps do not keep: one whose pixels
+# fit no camera (squeezed to a strip, a panorama) ends with a few points and wild parameters.
 # Photos that belong to a scene have hundreds, the worst of the internet photos of a church 150
 _MIN_POINTS_OF_POSE = pycolmap.IncrementalMapperOptions().abs_pose_min_num_inliers
 _MIN_PHOTOS_OF_CAMERA = 5  # with fewer, a principal point follows the noise
