@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         resumes = arguments.run in (_demo, _map, _benchmark, _train)
         resumes = resumes or (arguments.run is _localize and arguments.out and not arguments.report)
         resumes = resumes or (arguments.run is _reconstruct and not arguments.map)
-        hint = "; the same command continues what is complete" if resumes else ""
+        hint = "; the same command continues where it was" if resumes else ""
         return _fail(f"interrupted{hint}", EXIT_INTERRUPTED)
 
 

@@ -244,11 +244,11 @@ def _frame_hint(found: Mapping[str, _Found], truth: Poses, errors: _Errors) -> s
 
 
 def _read_truth(
-    ground_truth: GroundTruth,
+    ground_truth: GroundTruth, what: str = "ground truth (model or poses file)"
 ) -> tuple[Poses, Mapping[str, pycolmap.Camera]]:
     if isinstance(ground_truth, str | os.PathLike):
         if not Path(ground_truth).is_dir():
-            return read_poses(existing_file(ground_truth, "ground truth (model or poses file)")), {}
+            return read_poses(existing_file(ground_truth, what)), {}
         ground_truth = read_model(ground_truth)
     if not isinstance(ground_truth, pycolmap.Reconstruction):
         return ground_truth, {}
@@ -275,7 +275,7 @@ def _map_poses(align_map: Map | GroundTruth) -> Poses:
         return _read_truth(align_map.reconstruction)[0]
     if isinstance(align_map, str | os.PathLike) and (Path(align_map) / "map.json").is_file():
         return _read_truth(Map.open(align_map).reconstruction)[0]
-    return _read_truth(align_map)[0]
+    return _read_truth(align_map, "map or COLMAP model to align by")[0]
 
 
 def _read_results(results: Results) -> tuple[dict[str, _Found], list[str]]:

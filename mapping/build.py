@@ -19,7 +19,7 @@ from mapping.cameras import check_camera_model
 from mapping.database import database_bytes, posed_reconstruction, verify_pairs, write_database
 from mapping.depth import Surfaces, points_from_surfaces
 from mapping.finish import Descriptors, finish_map
-from mapping.info import image_identity, map_identity
+from mapping.info import DamagedMapError, image_identity, map_identity
 from mapping.inputs import (
     Poses,
     given_cameras,
@@ -167,7 +167,8 @@ def _finished_map(
     except InputError as error:
         if overwrite:
             return None
-        raise OtherMapError(str(error), "overwrite the map, or give another folder") from error
+        what = error.what if isinstance(error, DamagedMapError) else str(error)
+        raise OtherMapError(what, "overwrite it (--overwrite), or give another folder") from error
     photos = recognize_copies(found.photos, finished.info.images, progress)
     identity = {**identity, "images": image_identity(photos.values())}
     field = first_difference(finished.info.identity(), identity)
@@ -179,7 +180,12 @@ def _finished_map(
         return None
     what = f"another '{field}'"
     if field.startswith("images."):
-        what = f"other photos ('{field.removeprefix('images.')}' is new, missing or changed)"
+        name, how = field.removeprefix("images."), "has changed"
+        if all(name != image.name for image in finished.info.images):
+            how = "is new"
+        elif name not in photos:
+            how = "is no longer there"
+        what = f"other photos ('{name}' {how})"
     raise OtherMapError(
         f"the map '{workspace.map_path}' was made with {what}",
         "extend it by new photos (--extend), overwrite it (--overwrite), or give another folder",

@@ -146,6 +146,20 @@ def info_to_json(info: MapInfo) -> str:
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
 
+class DamagedMapError(InputError):
+    """A file of a finished map is not as it was written.
+
+    Args:
+        what: The file, and what is wrong with it.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}: restore it from a copy, or make the map again (groundloc map --overwrite)"
+        )
+        self.what = what
+
+
 def read_info(map_path: Path) -> MapInfo:
     """Read and check ``map.json``.
 
@@ -162,14 +176,14 @@ def read_info(map_path: Path) -> MapInfo:
         values = json.loads(file.read_text(encoding="utf-8"))
         version = values["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"'{file}' is damaged: {error}") from error
+        raise DamagedMapError(f"'{file}' is damaged: {error}") from error
     if version != FORMAT_VERSION:
         raise InputError(
             f"'{file}' has format_version {version}, but this groundloc reads {FORMAT_VERSION}: "
             "make the map again"
         )
     if values.pop("sha256", None) != _hash_of(values):
-        raise InputError(f"'{file}' is damaged: its checksum does not fit its content")
+        raise DamagedMapError(f"'{file}' is damaged: its checksum does not fit its content")
     values["images"] = [{"name": n, **v} for n, v in values["images"].items()]
     values["files"] = [{"name": n, **v} for n, v in values["files"].items()]
     # the checksum vouches for names and types, whose check would take 50 us for each photo

@@ -13,7 +13,7 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from mapping.info import MapInfo, check_files, read_info
+from mapping.info import DamagedMapError, MapInfo, check_files, read_info
 from mapping.observations import FILE_NAME, Observations
 from mapping.retrieval import Retrieved, search
 from mapping.store import FeatureFile, ViewCache
@@ -91,7 +91,7 @@ class Map:
         info = read_info(folder)
         problems = check_files(folder, info, thorough=False)
         if problems:
-            raise InputError(problems[0])
+            raise DamagedMapError(problems[0])
         return Map(folder, info)
 
     def check(self) -> list[str]:

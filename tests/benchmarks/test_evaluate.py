@@ -249,6 +249,8 @@ def test_poses_of_another_frame_are_noticed_and_poor_alignments_too(
     assert "7 of 7 common images are off by" in doubt and doubt in caplog.text
     with pytest.raises(AlignmentError, match="of different places"):
         evaluate(moved, truth, align_map=wrong)
+    with pytest.raises(InputError, match="no map or COLMAP model to align by 'none'"):
+        evaluate(moved, truth, align_map="none")
 
 
 def test_a_truth_without_scale_gets_no_metric_score() -> None:

@@ -151,6 +151,15 @@ def test_large_files_are_checked_where_they_are_read(
         scene.load_view("0002.png")
 
 
+def test_a_damaged_file_is_told_with_the_fix(copied: Path, place: Place) -> None:
+    (copied / "retrieval.faiss").write_bytes(b"")
+    with pytest.raises(InputError, match=r"faiss' is damaged.*make the map again"):
+        Map.open(copied)
+    with pytest.raises(InputError) as refused:  # who makes it again is told the way once
+        build_map(place.photos, copied, FakeMatcher(place.world))
+    assert "make the map again" not in str(refused.value) and "--overwrite" in str(refused.value)
+
+
 def test_other_version_is_refused(copied: Path) -> None:
     values = json.loads((copied / "map.json").read_text())
     values["format_version"] = 99
