@@ -273,7 +273,8 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.plot is not None:
         from benchmarks.plots import plot_matches
 
-        plot_matches(image0, image1, matches, arguments.plot, geometry=matcher.predict(*views))
+        paths = arguments.image0, arguments.image1  # which name the photos in the picture
+        plot_matches(*paths, matches, arguments.plot, geometry=matcher.predict(*views))
         _wrote(arguments.plot)
     _say(arguments, f"{len(matches)} matches with {matcher.name}")
     return {

@@ -40,10 +40,12 @@ class RelativePose:
         success: Whether there is a pose.
         reason: Why there is none; empty on success.
         cam1_from_cam0: (4, 4), OpenCV axes; None without success.
-        metric: Whether the translation is in metres; if not, its length is 1 and only its
+        metric: Whether the translation is in metres, by the network's guess of the scale (that of
+            the bundled one is off by up to a factor of two); if not, its length is 1 and only its
             direction counts.
         length_spread: How far the matches disagree about the length of the translation: median
-            deviation of its logarithm; None where it does not come from matched depths.
+            deviation of its logarithm, which a wrong scale of the whole does not show; None where
+            it does not come from matched depths.
         camera0: Camera of photo 0: the given one scaled to the photo, or with the focal length
             found from EXIF or with the pose.
         camera1: The same for photo 1.
@@ -93,9 +95,11 @@ class RelativePose:
         rotation = pycolmap.Rotation3d(self.cam1_from_cam0[:3, :3])
         quat_wxyz = np.roll(rotation.quat, 1)
         translation = self.cam1_from_cam0[:3, 3]
-        unit = "m" if self.metric else "of unit length: photos alone give no scale"
+        unit = "of unit length: photos alone give no scale"
+        if self.metric:
+            unit = "m as the network guesses them: its scale may be off by a factor"
         if self.length_spread is not None:
-            unit += f", matches disagree by {np.expm1(self.length_spread):.0%}"
+            unit += f"; matches disagree by {np.expm1(self.length_spread):.0%}"
         focal0, focal1 = (
             f"{camera.mean_focal_length():.1f} px ({source})"
             for camera, source in zip(

@@ -238,6 +238,7 @@ class _Extension:
         changed = database_keypoints(database, list(changed))
         result = self.reconstruct(database, changed, known, names, set(given), seen.reconstruction)
         info = self.scene.info
+        sources = [*cameras.focal_sources.values(), *("map" for _ in shared_with)]
         kept = [file for file in info.files if is_feature_part(file.name)]
         if not kept:
             (first,) = (file for file in info.files if file.name == FEATURES)
@@ -267,9 +268,7 @@ class _Extension:
                 "options": options_as_dict(self.options),
                 "matcher": info.matcher,
                 "known_poses": info.known_poses,
-                "focal_sources": dict(
-                    Counter(info.focal_sources) + Counter(cameras.focal_sources.values())
-                ),
+                "focal_sources": dict(Counter(info.focal_sources) + Counter(sources)),
                 "inputs": info.inputs,
                 "num_pairs": info.num_pairs + len(pairs),
                 "seconds": {

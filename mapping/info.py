@@ -82,8 +82,8 @@ class MapInfo:
     num_pairs: int  # pairs of photos that were matched
     seconds: dict[str, float]  # wall time per stage
     files: tuple[MapFile, ...]
-    # where focal lengths are from before they are refined: given, exif, pointmap, exif+pointmap or
-    # guess, to the number of photos; those that share a camera of the map later are not counted
+    # where focal lengths are from before they are refined: given, exif, pointmap, exif+pointmap,
+    # guess, or map (photos of an extension that share a camera of it), to the number of photos
     focal_sources: dict[str, int] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def test_features_are_kept_without_a_copy(
         first = (folder / "features.0.h5").stat()
         assert first.st_size == before.st_size and (first.st_ino == before.st_ino) == links
         assert scene.check() == []
+    assert scene.info.focal_sources == {"given": len(FIRST), "map": len(NEW)}
     for name in FIRST:
         np.testing.assert_array_equal(scene.load_view(name).keypoints, views[name])
     with h5py.File(folder / "features.h5", locking=False) as file:  # readers follow the links
