@@ -8,7 +8,13 @@ import poselib
 import pycolmap
 from numpy.typing import NDArray
 
-from localize.refinement import POSELIB_MODELS, information, minimized
+from localize.refinement import (
+    POSELIB_MODELS,
+    centred,
+    covariance_in_map,
+    information,
+    minimized,
+)
 from mapping.cameras import with_focal_length
 
 FloatArray = NDArray[np.float64]
@@ -249,7 +255,9 @@ def refine_pose(
     Returns:
         The refined pose; None if fewer than `MIN_MATCHES` inliers are left.
     """
-    pose, camera, mask = start.cam_from_world, start.camera, start.inlier_mask
+    points3D, centred_from_map = centred(points3D)
+    pose = start.cam_from_world * centred_from_map.inverse()
+    camera, mask = start.camera, start.inlier_mask
     for _ in range(_REFINEMENT_ROUNDS):
         if mask.sum() < MIN_MATCHES:
             return None
@@ -273,7 +281,12 @@ def refine_pose(
             break
     if mask.sum() < MIN_MATCHES:
         return None
-    return Pose(cam_from_world=pose, camera=camera, errors_px=errors, inlier_mask=mask)
+    return Pose(
+        cam_from_world=pose * centred_from_map,
+        camera=camera,
+        errors_px=errors,
+        inlier_mask=mask,
+    )
 
 
 def pose_covariance(
@@ -302,10 +315,12 @@ def pose_covariance(
         (6, 6), rotation (rad) then translation in camera axes as `Localization.covariance` says;
         None if the points do not determine the pose.
     """
+    points3D, centred_from_map = centred(points3D)
+    near = pose.cam_from_world * centred_from_map.inverse()
     unscaled = (
-        _covariance_beside_intrinsics(pose, points2D, points3D, options)
+        _covariance_beside_intrinsics(pose, near, points2D, points3D, options)
         if refine_intrinsics
-        else _inverse(information(pose.cam_from_world, pose.camera, points3D[pose.inlier_mask]))
+        else _inverse(information(near, pose.camera, points3D[pose.inlier_mask]))
     )
     if unscaled is None:
         return None
@@ -318,12 +333,17 @@ def pose_covariance(
     slope = float(np.mean(weights + (1 - squared) * weights**2) / 2)
     if slope <= 0:  # most errors far beyond the loss scale: no minimum to speak of
         return None
-    covariance = unscaled * (spread / slope**2)
+    covariance = covariance_in_map(unscaled, pose.cam_from_world, centred_from_map)
+    covariance *= spread / slope**2
     return covariance if np.isfinite(covariance).all() else None
 
 
 def _covariance_beside_intrinsics(
-    pose: Pose, points2D: FloatArray, points3D: FloatArray, options: PnPOptions
+    pose: Pose,
+    cam_from_points: pycolmap.Rigid3d,
+    points2D: FloatArray,
+    points3D: FloatArray,
+    options: PnPOptions,
 ) -> FloatArray | None:
     """Covariance (6, 6) at errors of one pixel, the intrinsics marginalized out."""
     settings = _refinement(options, pose.inlier_mask, True)
@@ -331,7 +351,7 @@ def _covariance_beside_intrinsics(
     settings.loss_function_scale = 1e6
     settings.max_num_iterations = 0
     result = pycolmap.refine_absolute_pose(
-        pose.cam_from_world,
+        cam_from_points,
         points2D,
         points3D,
         pose.inlier_mask,
@@ -429,13 +449,14 @@ def _ransac(
         "progressive_sampling": options.progressive_sampling,
         "seed": options.seed,
     }
+    near, centred_from_map = centred(points3D)
     found, info = poselib.estimate_absolute_pose(
-        undistorted[usable], points3D[usable], pinhole, ransac, {"loss_type": "CAUCHY"}
+        undistorted[usable], near[usable], pinhole, ransac, {"loss_type": "CAUCHY"}
     )
     if info["num_inliers"] < MIN_MATCHES:
         return None
     pose = pycolmap.Rigid3d(pycolmap.Rotation3d(np.roll(found.q, -1)), found.t)
-    return _scored(pose, camera, points2D, points3D, options)
+    return _scored(pose * centred_from_map, camera, points2D, points3D, options)
 
 
 def _p4pf(
@@ -449,10 +470,12 @@ def _p4pf(
     settings.ransac.min_inlier_ratio = 0.02
     settings.ransac.max_num_trials = options.max_iterations
     settings.ransac.random_seed = options.seed
-    found = pycolmap.estimate_absolute_pose(points2D, points3D, camera, settings)
+    near, centred_from_map = centred(points3D)
+    found = pycolmap.estimate_absolute_pose(points2D, near, camera, settings)
     if found is None or not _plausible(camera):
         return None
-    return _scored(found["cam_from_world"], camera, points2D, points3D, options)
+    pose = found["cam_from_world"] * centred_from_map
+    return _scored(pose, camera, points2D, points3D, options)
 
 
 def _scored(

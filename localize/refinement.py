@@ -19,6 +19,41 @@ _LAST_STEP = 1e-6
 _STEP = 1e-5  # of the central differences, over the depth: errors of 1e-10 of a derivative
 
 
+def centred(points3D: FloatArray) -> tuple[FloatArray, pycolmap.Rigid3d]:
+    """Points about their mean, where arithmetic is exact.
+
+    Geographic coordinates (UTM, ECEF) are millions of metres: a turn of the camera about their
+    origin moves it by as much as a shift does, and no solver tells the two apart any more.
+
+    Args:
+        points3D: Points in the map's frame, (M, 3).
+
+    Returns:
+        The points, (M, 3), and centred_from_map; the inverse of that takes poses back.
+    """
+    shift = -points3D.mean(0) if len(points3D) else np.zeros(3)
+    return points3D + shift, pycolmap.Rigid3d(pycolmap.Rotation3d(), shift)
+
+
+def covariance_in_map(
+    covariance: FloatArray, cam_from_map: pycolmap.Rigid3d, centred_from_map: pycolmap.Rigid3d
+) -> FloatArray:
+    """The covariance (6, 6) of a pose about centred points as that of the pose in the map.
+
+    A turn w of the camera about the centre also shifts it about the map's origin.
+
+    Args:
+        covariance: Of cam_from_centred.
+        cam_from_map: The pose.
+        centred_from_map: From `centred`.
+    """
+    x, y, z = cam_from_map.rotation * -centred_from_map.translation
+    jacobian = np.eye(6)
+    jacobian[3:, :3] = [[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]
+    moved: FloatArray = jacobian @ covariance @ jacobian.T
+    return moved
+
+
 def minimized(
     start: pycolmap.Rigid3d,
     camera: pycolmap.Camera,

@@ -85,6 +85,36 @@ def test_many_matches_of_which_only_the_last_are_right() -> None:
     assert position < 0.05 and rotation < 0.2
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_map_far_from_its_origin_gives_the_same_pose(known: bool) -> None:
+    """Geographic coordinates are millions of metres, and every one of their digits counts."""
+    camera = make_camera("OPENCV", extra=(0.05, -0.02, 0.001, 0.002))
+    pixels, points, _ = matches_of(camera, outliers=0.5)
+    centres, covariances, turns = [], [], []
+    offsets = np.array([[0, 0, 0], [4e6, 5e5, 4.5e6]])
+    for offset in offsets:
+        if known:
+            pose = estimate_pose(pixels, points + offset, camera, OPTIONS)
+        else:
+            guess = make_camera("SIMPLE_RADIAL", 900.0)
+            pose = estimate_pose_and_focal(pixels, points + offset, guess, OPTIONS)
+        assert pose is not None
+        covariance = pose_covariance(
+            pose, pixels, points + offset, OPTIONS, refine_intrinsics=not known
+        )
+        assert covariance is not None
+        # of the camera's centre -R^T t, in the axes of the camera
+        x, y, z = pose.cam_from_world.translation
+        jacobian = np.array([[0, z, -y, -1, 0, 0], [-z, 0, x, 0, -1, 0], [y, -x, 0, 0, 0, -1]])
+        covariances.append((covariance[:3, :3], jacobian @ covariance @ jacobian.T))
+        centres.append(pose.cam_from_world.inverse().translation - offset)
+        turns.append(pose.cam_from_world.rotation)
+    np.testing.assert_allclose(centres[1], centres[0], atol=1e-4)
+    assert (turns[1] * turns[0].inverse()).angle() < 1e-5
+    for far, near in zip(*covariances[::-1], strict=True):
+        np.testing.assert_allclose(far, near, atol=0.01 * np.abs(near).max())
+
+
 def test_the_same_input_gives_the_same_pose() -> None:
     camera = make_camera()
     pixels, points, _ = matches_of(camera, outliers=0.7)
