@@ -188,11 +188,13 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
         unfinished = UnfinishedResults(
             out.with_name(f"{out.stem}.partial.jsonl"),
             run_identity(localizer, asked),
+            finished=None if arguments.overwrite else results_file,
         )
     # a report draws matches, which are not kept: it needs all queries again
     done = unfinished.done if unfinished is not None and arguments.report is None else {}
     if done:
-        logger.info("%d queries were localized before the interruption", len(done))
+        again = " (--overwrite does it again)" if len(done) == len(asked) else ""
+        logger.info("%d queries were localized before%s", len(done), again)
     results = localizer.localize_all(
         arguments.queries,
         cameras=arguments.cameras,
@@ -201,7 +203,7 @@ def _localize(arguments: argparse.Namespace) -> dict[str, Any]:
         progress=_progress(arguments),
     )
     if out is not None and unfinished is not None:
-        write_poses_and_results(out, results_file, results)
+        write_poses_and_results(out, results_file, results, run=unfinished.identity)
         unfinished.remove()
         _wrote(out, results_file)
     elif not arguments.json:

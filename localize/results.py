@@ -132,6 +132,7 @@ class Localization:
         )
 
 
+RUN = "run"  # key of a line in `results.jsonl` that tells what its result depends on
 _FIELDS: dict[str, Any] = {
     "name": str,
     "success": bool,
@@ -253,8 +254,17 @@ def write_poses_and_results(
     poses: PathLike,
     results_file: PathLike,
     results: Mapping[str, Localization] | Iterable[Localization],
+    *,
+    run: str | None = None,
 ) -> None:
     """Write ``poses.txt`` and ``results.jsonl`` together.
+
+    Args:
+        poses: The poses file.
+        results_file: `results_beside` it.
+        results: What goes there.
+        run: What the results depend on (`localize.unfinished.run_identity`), written with each of
+            them, so that the same run started again knows that they are its own.
 
     A process killed at any time leaves nothing that speaks of two runs: old results go before new
     poses come, so that `results_beside` has no other poses to find beside them. They do not go
@@ -267,7 +277,8 @@ def write_poses_and_results(
         try:
             with atomic_file(poses) as new_poses:
                 new_poses.write_text(poses_text(found), encoding="utf-8")
-                new_results.write_text("".join(map(_json_line, found)), encoding="utf-8")
+                lines = [_json_line(result, run) for result in found]
+                new_results.write_text("".join(lines), encoding="utf-8")
                 for file in (new_poses, new_results):
                     sync_file(file)
                 if old.is_file():
@@ -321,8 +332,9 @@ def _as_list(results: Mapping[str, Localization] | Iterable[Localization]) -> li
     return list(results.values() if isinstance(results, Mapping) else results)
 
 
-def _json_line(result: Localization) -> str:
-    line = json.dumps(result.to_dict(), ensure_ascii=False) + "\n"
+def _json_line(result: Localization, run: str | None = None) -> str:
+    values = result.to_dict() if run is None else {**result.to_dict(), RUN: run}
+    line = json.dumps(values, ensure_ascii=False) + "\n"
     # names of files may hold bytes that are no UTF-8: JSON writes them as it writes any letter
     return line.encode("utf-8", "backslashreplace").decode("utf-8")
 

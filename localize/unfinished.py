@@ -7,7 +7,7 @@ from pathlib import Path
 
 from localize.localizer import Localizer
 from localize.queries import Query
-from localize.results import Localization, append_result, camera_to_dict
+from localize.results import RUN, Localization, append_result, camera_to_dict, read_results
 from mapping.info import groundloc_version
 from matching.errors import InputError
 from matching.files import write_text_atomic
@@ -40,6 +40,12 @@ def run_identity(localizer: Localizer, queries: Sequence[Query]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _is_of(results: Path, identity: str) -> bool:
+    """Whether all results of a file are of a run."""
+    lines = results.read_text(encoding="utf-8").split("\n")[:-1] if results.is_file() else []
+    return bool(lines) and all(json.loads(line).get(RUN) == identity for line in lines)
+
+
 class UnfinishedResults:
     """A file that results are appended to as they come.
 
@@ -48,13 +54,15 @@ class UnfinishedResults:
     Args:
         file: Such as ``poses.partial.jsonl``.
         identity: Of the run, see `run_identity`.
+        finished: ``results.jsonl``, which may be of the same run: then it has nothing left to do.
 
     Attributes:
-        done: Results of an earlier, interrupted run by name, without their matches.
+        done: Results of an earlier run by name, without their matches.
     """
 
-    def __init__(self, file: Path, identity: str) -> None:
+    def __init__(self, file: Path, identity: str, finished: Path | None = None) -> None:
         self.file = file
+        self.identity = identity
         header = json.dumps({"run": identity})
         self.done: dict[str, Localization] = {}
         # bytes: a killed process may have left half a line, and in it half a letter
@@ -68,6 +76,8 @@ class UnfinishedResults:
                     f"'{file}' line {number}: {error}; delete the file to start anew"
                 ) from error
             self.done[result.name] = result
+        if finished is not None and _is_of(finished, identity):
+            self.done = read_results(finished)
         write_text_atomic(file, "".join(f"{line}\n" for line in [header, *map(bytes.decode, kept)]))
 
     def keep(self, result: Localization) -> None:

@@ -415,7 +415,7 @@ def test_interrupted_localization_goes_on_where_it_was(
 
     # another option is another run: everything anew, with the same result here
     kept.clear()
-    assert run(*call).code == 130
+    assert run(*call, "--overwrite").code == 130
     stop_after = 99
     kept.clear()
     other = run(*call, "--top-k", 6)
@@ -424,6 +424,17 @@ def test_interrupted_localization_goes_on_where_it_was(
     kept.clear()
     assert run(*call).code == 0 and len(kept) == 3
     assert poses.read_text() == resumed
+    # a finished one is not computed again, unless asked for, or if anything differs
+    kept.clear()
+    caplog.clear()
+    before = (tmp_path / "results.jsonl").read_text()
+    again = run(*call)
+    assert (again.code, kept) == (0, []) and again.out == "localized 3 / 3\n"
+    assert "3 queries were localized before (--overwrite" in caplog.text
+    assert (poses.read_text(), (tmp_path / "results.jsonl").read_text()) == (resumed, before)
+    assert run(*call, "--overwrite").code == 0 and len(kept) == 3
+    kept.clear()
+    assert run(*call, "--top-k", 5).code == 0 and len(kept) == 3
 
 
 def test_help_is_fast_and_names_every_command() -> None:
