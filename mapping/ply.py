@@ -7,12 +7,14 @@ from matching.files import PathLike, atomic_file
 
 _VERTEX = np.dtype(
     [
-        *((axis, "<f4") for axis in ("x", "y", "z", "nx", "ny", "nz")),
+        # single precision would round geographic coordinates to half a metre
+        *((axis, "<f8") for axis in ("x", "y", "z")),
+        *((axis, "<f4") for axis in ("nx", "ny", "nz")),
         *((channel, "u1") for channel in ("red", "green", "blue")),
         ("confidence", "<f4"),
     ]
 )
-_NAMES = {"f4": "float", "u1": "uchar"}
+_NAMES = {"f8": "double", "f4": "float", "u1": "uchar"}
 
 
 def write_ply(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-_TYPES = {"float": "<f4", "uchar": "u1"}
+_TYPES = {"double": "<f8", "float": "<f4", "uchar": "u1"}
 
 
 def read_ply(path: Path) -> NDArray[np.void]:
