@@ -302,6 +302,7 @@ def _reconstruct(arguments: argparse.Namespace) -> dict[str, Any]:
         scene=arguments.map,
         options=build_checked(ReconstructOptions, given),
         cameras=given_cameras(arguments.cameras),
+        overwrite=arguments.overwrite,
         progress=_progress(arguments),
     )
     _say(arguments, made.summary())

@@ -120,6 +120,7 @@ def make_parser(run: Mapping[str, Command]) -> argparse.ArgumentParser:
         metavar="HOW",
         help="exhaustive, retrieval, sequential, or a file of 'name0 name1' lines",
     )
+    command.add_argument("--overwrite", action="store_true", help="replace what is in OUT")
     _add_matcher(command)
 
     command = _command(commands, "evaluate", run["evaluate"])

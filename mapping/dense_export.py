@@ -105,12 +105,16 @@ def check_point_maps(matcher: Matcher) -> None:
         )
 
 
-def check_target(out: PathLike) -> Path:
-    """The folder to write, refused before the work if it holds something else.
+def check_target(out: PathLike, *, overwrite: bool) -> Path:
+    """The folder to write, refused before the work if it holds something.
+
+    Args:
+        out: New or empty folder.
+        overwrite: Whether it may be that of an earlier reconstruction, too.
 
     Raises:
-        InputError: It is a file, not empty and no earlier reconstruction, or has no name; or the
-            folder that it will be in cannot be made or written.
+        InputError: It is a file, not empty, or has no name; or the folder that it will be in cannot
+            be made or written.
     """
     target = Path(out)
     if target.name in ("", ".."):  # what is renamed into place needs a name
@@ -119,6 +123,10 @@ def check_target(out: PathLike) -> Path:
         raise InputError(f"'{out}' is a file, but a reconstruction is written into a folder")
     if target.is_dir() and any(target.iterdir()) and not (target / SUMMARY).is_file():
         raise InputError(f"'{out}' is not empty and no reconstruction: give a new folder")
+    if (target / SUMMARY).is_file() and not overwrite:
+        raise InputError(
+            f"'{out}' holds a reconstruction: overwrite it (--overwrite), or give another folder"
+        )
     check_writable(target.with_name(f".{target.name}.tmp"))  # it is written beside, then renamed
     return target
 

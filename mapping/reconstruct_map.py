@@ -60,6 +60,7 @@ def reconstruct_map(
     matcher: Matcher,
     *,
     options: ReconstructOptions | None = None,
+    overwrite: bool = False,
     progress: Progress = silent,
 ) -> DenseReconstruction:
     """A dense cloud of a map, in its frame and unit.
@@ -67,10 +68,10 @@ def reconstruct_map(
     Args:
         scene: The map; of any matcher.
         images: Its photos, for colours, and to encode them if another matcher made the map.
-        out: New folder, or an earlier reconstruction, which is replaced. It appears whole or not at
-            all.
+        out: New or empty folder. It appears whole or not at all.
         matcher: One that predicts point maps.
         options: ``pairs.top_k`` is the number of photos that each is seen beside.
+        overwrite: Replace an earlier reconstruction in ``out``, when the new one is complete.
         progress: Wraps the loops.
 
     Raises:
@@ -78,7 +79,7 @@ def reconstruct_map(
             that has to be encoded and cannot be read. What only lacks for colours stays grey.
     """
     options = options or ReconstructOptions()
-    target = check_target(out)
+    target = check_target(out, overwrite=overwrite)
     check_point_maps(matcher)
     folder = existing_folder(images, "photo folder")
     upright = bool(scene.info.options["apply_exif_orientation"])

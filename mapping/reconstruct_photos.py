@@ -5,7 +5,6 @@ network's point maps of pairs carry the geometry, see `mapping.global_alignment`
 """
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from mapping.pairs import Pair, read_pairs, resolve_method, select_pairs
 from mapping.photos import encode_photos, find_photos, too_few_photos, view_key
 from mapping.retrieval import describe_photos, similar_photos
 from mapping.store import ViewCache, read_view
+from mapping.workspace import locked_folder
 from matching.errors import InputError
 from matching.files import PathLike, atomic_folder
 from matching.images import read_image
@@ -89,6 +89,7 @@ def reconstruct_photos(
     options: ReconstructOptions | None = None,
     image_names: Sequence[str] | None = None,
     cameras: Mapping[str, pycolmap.Camera] | None = None,
+    overwrite: bool = False,
     progress: Progress = silent,
 ) -> DenseReconstruction:
     """Reconstruct a scene from photos by global alignment of point maps.
@@ -99,11 +100,12 @@ def reconstruct_photos(
 
     Args:
         images: Folder of photos.
-        out: New folder, or an earlier reconstruction, which is replaced.
+        out: New or empty folder.
         matcher: One that predicts point maps.
         options: Settings.
         image_names: Only these photos; None takes all.
         cameras: Known intrinsics by photo; they stay as they are.
+        overwrite: Replace an earlier reconstruction in ``out``, when the new one is complete.
         progress: Wraps the loops.
 
     Returns:
@@ -111,20 +113,23 @@ def reconstruct_photos(
 
     Raises:
         InputError: No photos, cameras or pairs of other photos, a matcher without point maps, no
-            pair with any points, or matches that contradict the poses.
+            pair with any points, matches that contradict the poses, or another process at work.
     """
     options = options or ReconstructOptions()
-    target = check_target(out)
+    target = check_target(out, overwrite=overwrite)
     check_point_maps(matcher)
     work = target.with_name(f".{target.name}.work")
     scene = _Photos(images, work, matcher, options, image_names, cameras, progress)
-    try:
-        made = _reconstruct(scene, target)
-    except InputError:
-        if work.exists():
-            logger.info("what is encoded stays in '%s' for the next run", work)
-        raise
-    shutil.rmtree(work, ignore_errors=True)
+    with locked_folder(work, f"the reconstruction '{target}'", keep_empty=False):
+        try:
+            made = _reconstruct(scene, target)
+        except InputError:
+            if any(work.glob("*.npz")):
+                logger.info("what is encoded stays in '%s' for a run with other options", work)
+            raise
+        for file in work.iterdir():
+            if file.suffix in (".npz", ".tmp"):  # of a killed run
+                file.unlink()
     return made
 
 
@@ -189,7 +194,6 @@ class _Photos:
             name: view_key(photo, self.matcher, apply_exif_orientation=upright)
             for name, photo in self.photos.items()
         }
-        self.work.mkdir(parents=True, exist_ok=True)
         unreadable = encode_photos(
             list(self.photos.values()),
             list(keys.values()),
@@ -211,8 +215,6 @@ class _Photos:
         """Throw the encodings of these photos away: no other call can go on with them."""
         for key in self.keys.values():
             self._view_file(key).unlink(missing_ok=True)
-        if not any(self.work.iterdir()):  # nor did an earlier run leave anything
-            self.work.rmdir()
 
     def _view_file(self, key: str) -> Path:
         return self.work / f"{key}.npz"

@@ -24,6 +24,7 @@ def reconstruct(
     scene: Map | PathLike | None = None,
     options: ReconstructOptions | None = None,
     cameras: Mapping[str, pycolmap.Camera] | None = None,
+    overwrite: bool = False,
     progress: Progress = silent,
 ) -> DenseReconstruction:
     """Poses and a dense cloud of photos, or the dense cloud of a map.
@@ -36,6 +37,7 @@ def reconstruct(
             finds poses by global alignment.
         options: Settings.
         cameras: Known intrinsics by photo, without a map.
+        overwrite: Replace an earlier reconstruction in ``out``, when the new one is complete.
         progress: Wraps the loops.
 
     Raises:
@@ -43,9 +45,12 @@ def reconstruct(
     """
     if scene is None:
         return reconstruct_photos(
-            images, out, matcher, options=options, cameras=cameras, progress=progress
-        )
+            images, out, matcher, options=options, cameras=cameras, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
     if cameras:
         raise InputError("a map has its cameras: leave out --cameras")
     opened = scene if isinstance(scene, Map) else Map.open(scene)
-    return reconstruct_map(opened, images, out, matcher, options=options, progress=progress)
+    return reconstruct_map(
+        opened, images, out, matcher, options=options, overwrite=overwrite, progress=progress
+    )

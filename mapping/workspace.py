@@ -134,29 +134,46 @@ def locked_workspace(map_path: PathLike) -> Iterator[Workspace]:
     """
     path = Path(map_path)
     _check_is_ours(path)
+    created = not path.exists()
+    with locked_folder(path, f"the map '{path}'", keep_empty=not created):
+        workspace = Workspace(path)
+        try:
+            workspace.finish_publication()
+            yield workspace
+        except InputError:
+            if workspace.begun and workspace.has_map and not workspace.has_results:
+                workspace.discard()  # the map stays as it is: nothing is to be continued
+            raise
+        except OSError as error:
+            raise InputError(
+                f"the map '{map_path}' could not be written: {_one_line(error)}"
+            ) from error
+
+
+@contextmanager
+def locked_folder(folder: Path, what: str, *, keep_empty: bool) -> Iterator[None]:
+    """Keep other processes from a folder, which is made if missing.
+
+    Args:
+        folder: The folder.
+        what: What is worked on in it, for messages.
+        keep_empty: Whether it stays if there is nothing in it in the end.
+
+    Raises:
+        InputError: Another process has it, or it cannot be written.
+    """
     try:
-        created = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        lock = _take_lock(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _take_lock(folder, what)
     except OSError as error:
-        raise InputError(f"cannot write into '{map_path}': {_one_line(error)}") from error
-    workspace = Workspace(path)
+        raise InputError(f"cannot write into '{folder}': {_one_line(error)}") from error
     try:
-        workspace.finish_publication()
-        yield workspace
-    except InputError:
-        if workspace.begun and workspace.has_map and not workspace.has_results:
-            workspace.discard()  # the map stays as it is: nothing is to be continued
-        raise
-    except OSError as error:
-        raise InputError(
-            f"the map '{map_path}' could not be written: {_one_line(error)}"
-        ) from error
+        yield
     finally:
-        (path / _LOCK_FILE).unlink(missing_ok=True)
+        (folder / _LOCK_FILE).unlink(missing_ok=True)
         os.close(lock)
-        if created and not any(path.iterdir()):
-            path.rmdir()  # nothing came of it
+        if not keep_empty and not any(folder.iterdir()):
+            folder.rmdir()  # nothing came of it
 
 
 def _check_is_ours(path: Path) -> None:
@@ -172,7 +189,7 @@ def _check_is_ours(path: Path) -> None:
         )
 
 
-def _take_lock(path: Path) -> int:
+def _take_lock(path: Path, what: str) -> int:
     """Lock the folder for this process; a killed process frees its lock. Returns the open file."""
     file = path / _LOCK_FILE
     while True:
@@ -182,9 +199,8 @@ def _take_lock(path: Path) -> int:
         except BlockingIOError:
             owner = os.read(handle, 20).decode().strip()
             os.close(handle)
-            raise InputError(
-                f"another process{f' ({owner})' if owner else ''} is working on the map '{path}'"
-            ) from None
+            by = f" ({owner})" if owner else ""
+            raise InputError(f"another process{by} is working on {what}") from None
         except OSError:
             os.close(handle)
             raise

@@ -42,7 +42,11 @@ def test_photos_and_then_a_map_of_them(
     assert groundloc.main([*map(str, mapped)]) == 0
     capsys.readouterr()
     dense = ["reconstruct", photos, out, "--map", photos.parent / "map", "--quiet"]
-    assert groundloc.main([*map(str, dense)]) == 0
+    before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
+    assert groundloc.main([*map(str, dense)]) == 1
+    assert f"'{out}' holds a reconstruction: overwrite it" in capsys.readouterr().err
+    assert before == {file: file.stat().st_mtime_ns for file in out.iterdir()}
+    assert groundloc.main([*map(str, dense), "--overwrite"]) == 0
     assert "in the unit of the map" in capsys.readouterr().out
 
 

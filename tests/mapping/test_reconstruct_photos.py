@@ -41,7 +41,9 @@ def run(
 ) -> tuple[Any, pycolmap.Reconstruction]:
     options = ReconstructOptions(**{"alignment": QUICK, **settings})
     out = photos.parent / "out"
-    made = reconstruct_photos(photos, out, OracleMatcher(views, faults), options=options)
+    made = reconstruct_photos(
+        photos, out, OracleMatcher(views, faults), options=options, overwrite=True
+    )
     return made, pycolmap.Reconstruction(out / "sparse")
 
 
@@ -144,7 +146,8 @@ def test_given_cameras_stay(photos: Path, views: list[RenderedView]) -> None:
             cameras={"0.png": render_views([2], 160)[0].camera},
         )
     with pytest.raises(InputError, match=r"none of the photos .* which names 'a\.png' first"):
-        reconstruct_photos(photos, out, OracleMatcher(views), cameras={"a.png": views[0].camera})
+        other = photos.parent / "other"
+        reconstruct_photos(photos, other, OracleMatcher(views), cameras={"a.png": views[0].camera})
 
 
 @pytest.mark.parametrize("method", ["sequential", "retrieval", "file"])
@@ -256,6 +259,27 @@ def test_poses_that_matches_contradict_are_refused(photos: Path, views: list[Ren
     assert to_truth(model, views)[1] > 1
     assert made.check.num_contradicted > 3
     assert f"matches of {made.check.num_contradicted} of 6 pairs contradict" in made.summary()
+
+
+def test_another_process_at_work_on_it_is_refused(
+    photos: Path, views: list[RenderedView], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, matcher = photos.parent / "out", OracleMatcher(views)
+    work = photos.parent / ".out.work"
+    predict, told = matcher.predict, []
+
+    def at_once(view0: Any, view1: Any) -> Any:  # locks belong to open files, not to processes
+        with pytest.raises(InputError, match="another process .* on the reconstruction") as refused:
+            reconstruct_photos(photos, out, OracleMatcher(views))
+        told.append(refused.value)
+        return predict(view0, view1)
+
+    monkeypatch.setattr(matcher, "predict", at_once)
+    reconstruct_photos(photos, out, matcher, options=ReconstructOptions(alignment=QUICK))
+    assert told and not work.exists()
+    with pytest.raises(InputError, match="holds a reconstruction: overwrite it"):
+        reconstruct_photos(photos, out, matcher)
+    assert not work.exists()
 
 
 class KilledError(Exception):
