@@ -269,7 +269,9 @@ def test_another_process_at_work_on_it_is_refused(
     predict, told = matcher.predict, []
 
     def at_once(view0: Any, view1: Any) -> Any:  # locks belong to open files, not to processes
-        with pytest.raises(InputError, match="another process .* on the reconstruction") as refused:
+        with pytest.raises(
+            InputError, match=r"another process .* on the reconstruction"
+        ) as refused:
             reconstruct_photos(photos, out, OracleMatcher(views))
         told.append(refused.value)
         return predict(view0, view1)
