@@ -48,6 +48,28 @@ def test_a_wrong_pose_is_told_from_a_right_one(views: list[RenderedView]) -> Non
     assert zoomed is not None and zoomed > right
 
 
+def test_coarse_matches_are_judged_in_the_pixels_they_were_seen_in(
+    views: list[RenderedView],
+) -> None:
+    found = OracleMatcher(views, Faults(pixel_noise=2.0))
+    matches = found.match_views(*(found.encode_image(view.image) for view in views))
+    scale = 10.0  # photos of 1600 pixels, of which the network saw 160
+    large = Matches(
+        keypoints0=scale * matches.keypoints0,
+        keypoints1=scale * matches.keypoints1,
+        scores=matches.scores,
+    )
+    cameras = [pycolmap.Camera(view.camera.todict()) for view in views]
+    pose = pycolmap.Rigid3d(relative(*views)[:3])
+    expected = check_pair(matches, (cameras[0], cameras[1]), pose)
+    for camera in cameras:
+        camera.rescale(scale)
+    checked = check_pair(large, (cameras[0], cameras[1]), pose, pixel_px=scale)
+    assert expected is not None and checked is not None
+    assert checked.error == pytest.approx(expected.error, rel=1e-3)
+    assert checked.turn_deg == expected.turn_deg
+
+
 def test_a_turn_does_not_hide_a_wrong_baseline(views: list[RenderedView]) -> None:
     found = OracleMatcher(views, Faults(pixel_noise=0.3, outliers=0.5))
     matches = found.match_views(*(found.encode_image(view.image) for view in views))
