@@ -244,7 +244,8 @@ class _Extension:
             (first,) = (file for file in info.files if file.name == FEATURES)
             kept = [replace(first, name=FIRST_PART)]
         if not (self.workspace.stages / FEATURES).exists():
-            num_bytes = sum(view_bytes(views(name)) for name in changed)
+            num_bytes = sum(view_bytes(views(name)) for name in names)
+            num_bytes += sum(points.nbytes for points in changed.values())
             num_links = len(self.old) + len(names)
             self.workspace.reserve(features_bytes(len(changed), num_bytes) + 1024 * num_links)
             extend_features(

@@ -22,6 +22,7 @@ FIRST_PART = "features.0.h5"
 _PART = "features."  # number, .h5
 _MAX_OPEN_PARTS = 128  # per map: many systems let a process open no more than 1,024 files
 _ARRAY = "arrays/"
+_ENCODING = ("arrays", "global_descriptor")  # of a photo: what stays when it gets more keypoints
 # what h5py raises where bytes of a file have changed
 _DAMAGE = (OSError, KeyError, RuntimeError, ValueError)
 
@@ -92,18 +93,20 @@ def extend_features(
     """Write the ``features.h5`` of an extended map without copying what it keeps.
 
     The new one holds links (HDF5's own, which every reader follows) into ``features.0.h5``, which
-    is the first one under another name, and into one more file per extension.
+    is the first one under another name, and into one more file per extension. Of a photo of the map
+    that got more keypoints, that file holds these, and links to the rest.
 
     Args:
         source: The old map's ``features.h5``; it stays as it is.
         folder: Where the new files go, and what an interrupted run left of them is; those kept
             since an earlier extension stay beside ``source``.
         names: Photos of the old map.
-        added: Names of the photos added or replaced.
+        added: Names of the photos added, and of those whose keypoints have changed.
         views: These photos; see `write_features`.
     """
     with h5py.File(source, "r", locking=False) as old:
         links = {name: old.get(f"images/{name}", getlink=True) for name in names}
+        stays = {name: _links_to_encoding(old, name) for name in set(added).intersection(links)}
         retrieval = {name: values[()] for name, values in old["retrieval"].items()}
     kept = {n: link.filename for n, link in links.items() if isinstance(link, h5py.ExternalLink)}
     if len(kept) < len(links):  # never extended before
@@ -114,7 +117,7 @@ def extend_features(
     if not part.exists():
         with atomic_file(part) as temporary, h5py.File(temporary, "w") as file:
             for name, view, descriptor in views:
-                _write_photo(file, name, view, descriptor)
+                _write_photo(file, name, view, descriptor, stays.get(name))
     kept |= dict.fromkeys(added, part.name)
     with atomic_file(folder / FEATURES) as temporary, h5py.File(temporary, "w") as file:
         for name, target in kept.items():
@@ -135,10 +138,33 @@ def _same_file(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def _write_photo(file: h5py.File, name: str, view: View, descriptor: NDArray[np.float32]) -> None:
+def _links_to_encoding(file: h5py.File, name: str) -> dict[str, h5py.ExternalLink]:
+    """Where the encoding of a photo is, all but its keypoints: links for another file."""
+    photo = file.get(f"images/{name}", getlink=True)
+    home = photo.filename if isinstance(photo, h5py.ExternalLink) else FIRST_PART
+    links = {}
+    for key, link in ((key, file[f"images/{name}"].get(key, getlink=True)) for key in _ENCODING):
+        if isinstance(link, h5py.ExternalLink):  # it stayed behind in an earlier extension, too
+            links[key] = h5py.ExternalLink(link.filename, link.path)
+        elif link is not None:
+            links[key] = h5py.ExternalLink(home, f"/images/{name}/{key}")
+    return links
+
+
+def _write_photo(
+    file: h5py.File,
+    name: str,
+    view: View,
+    descriptor: NDArray[np.float32],
+    stays: Mapping[str, h5py.ExternalLink] | None = None,
+) -> None:
     group = file.create_group(f"images/{name}")
     group.attrs["image_size"] = np.array(view.image_size, np.int64)
     _write_array(group, "keypoints", view.keypoints)
+    if stays is not None:
+        for key, link in stays.items():
+            group[key] = link
+        return
     for array, values in view.arrays.items():
         _write_array(group, _ARRAY + array, values)
     _write_array(group, "global_descriptor", descriptor)
@@ -200,7 +226,8 @@ class FeatureFile:
         try:
             group = self._photo(name)
             width, height = group.attrs["image_size"].tolist()
-            arrays = group.get(_ARRAY[:-1], {})
+            has_arrays = group.get("arrays", getlink=True) is not None
+            arrays = self._member(group, "arrays") if has_arrays else {}
             return View(
                 image_size=(width, height),
                 keypoints=group["keypoints"][()],
@@ -212,7 +239,7 @@ class FeatureFile:
     def global_descriptor(self, name: str) -> NDArray[np.float32]:
         """The global descriptor (G,) of a photo."""
         try:
-            return np.asarray(self._photo(name)["global_descriptor"][()])
+            return np.asarray(self._member(self._photo(name), "global_descriptor")[()])
         except _DAMAGE as error:
             raise self._damaged(error, f"the description of '{name}' in ") from error
 
@@ -236,9 +263,13 @@ class FeatureFile:
         return found
 
     def _photo(self, name: str) -> h5py.Group:
-        link = self._file.get(f"images/{name}", getlink=True)
+        return self._member(self._file, f"images/{name}")
+
+    def _member(self, group: h5py.Group, key: str) -> Any:
+        """What a group holds, or links to in a part."""
+        link = group.get(key, getlink=True)
         if not isinstance(link, h5py.ExternalLink) or link.filename in self._unopened:
-            return self._file[f"images/{name}"]
+            return group[key]
         if link.filename not in self._parts:
             raise OSError(f"'{link.filename}' cannot be read")
         return self._parts[link.filename][link.path]

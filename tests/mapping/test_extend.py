@@ -1,5 +1,6 @@
 """Tests of `mapping/extend.py`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import numpy as np
 import pycolmap
 import pytest
 
-from mapping import Map, MapOptions, PairOptions, build_map
+from mapping import Map, MapOptions, PairOptions, VerificationOptions, build_map
 from mapping.database import write_database
-from matching import InputError
+from mapping.store import FeatureFile
+from matching import InputError, Matches, View
 from tests.mapping.conftest import Place
 from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher
 
@@ -118,6 +120,51 @@ def test_features_are_kept_without_a_copy(
     with pytest.raises(InputError, match=rf"encoding of '{NEW[1]}' .*'features\.2\.h5' cannot be"):
         whole.load_view(NEW[1])  # was damaged when it was opened
     assert whole.check() == [f"the map '{folder}' was replaced since it was opened: open it again"]
+
+
+def test_more_keypoints_do_not_copy_an_encoding(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Adding(FakeDenseMatcher):
+        """Matches pixels of its own where a photo of the map has keypoints."""
+
+        def match_views(self, view0: View, view1: View) -> Matches:
+            bare = (replace(v, keypoints=np.zeros((0, 2), np.float32)) for v in (view0, view1))
+            return super().match_views(*bare)
+
+    matcher, folder = Adding(place.world), tmp_path / "map"
+    options = MapOptions(verification=VerificationOptions(merge_radius_px=0.3))
+    model = place.world.model({n: name for n, name in place.names.items() if name in FIRST})
+    scene = build_map(
+        place.photos, folder, matcher, options=options, image_names=FIRST, known_poses=model
+    )
+    for name in NEW[:2]:
+        old = {n: scene.load_view(n) for n in scene.image_names}
+        scene = scene.extend(place.photos, matcher, names=[name])
+        for photo, view in old.items():
+            new = scene.load_view(photo)
+            assert len(new.keypoints) > len(view.keypoints)
+            assert new.arrays.keys() == view.arrays.keys() != set()
+            for key, values in view.arrays.items():
+                np.testing.assert_array_equal(new.arrays[key], values)
+    home = dict.fromkeys(FIRST, "features.0.h5") | {NEW[0]: "features.1.h5"}
+    with h5py.File(folder / "features.2.h5", locking=False) as part:
+        for photo, file in home.items():  # where it was encoded, not where it had keypoints last
+            for key in ("arrays", "global_descriptor"):
+                link = part[f"images/{photo}"].get(key, getlink=True)
+                assert (link.filename, link.path) == (file, f"/images/{photo}/{key}")
+    with h5py.File(folder / "features.h5", locking=False) as file:  # readers follow the links
+        assert all(len(file[f"images/{name}/global_descriptor"]) for name in scene.image_names)
+        assert all(len(file[f"images/{name}/arrays"]) for name in scene.image_names)
+    for limit in range(4):
+        with monkeypatch.context() as patch:
+            patch.setattr("mapping.store._MAX_OPEN_PARTS", limit)
+            opened = Map.open(folder)
+            assert opened.check() == []
+            assert opened.load_view(FIRST[0]).arrays.keys() == new.arrays.keys()
+    (folder / "features.0.h5").unlink()
+    with pytest.raises(InputError, match=rf"encoding of '{FIRST[0]}' .*'features\.0\.h5' cannot"):
+        FeatureFile(folder / "features.h5").view(FIRST[0])
 
 
 def test_extend_with_known_poses(place: Place, tmp_path: Path) -> None:
