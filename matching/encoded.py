@@ -3,14 +3,15 @@
 A view's arrays are ``tokens`` (N, C) float16, ``frame`` (6,) float64 (width, height, scale and
 offset of the network image), the network's further encodings, each (C, h, w) int8 with the steps
 of its channels as ``NAME_step`` (C,) float32, and with coarse to fine ``pixels`` (H, W, 3) uint8,
-the photo itself, shrunken to what is matched at last.
+the photo itself, shrunken to what is matched at last. Views that are not stored may hold ``photo``,
+the same for a second look.
 
 Further encodings are most of what a map stores. A byte per value instead of two changes the number
 of right matches by 0.2 % and their errors not at all (benchmarks/results/neural_maps.md).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from matching.preprocess import NetworkFrame
 from matching.types import View
 
 PIXELS = "pixels"
-_OWN_ARRAYS = ("tokens", "frame", PIXELS)
+PHOTO = "photo"
+_OWN_ARRAYS = ("tokens", "frame", PIXELS, PHOTO)
 _STEP = "_step"  # ending of the names of steps
 _LARGEST = 127  # int8, symmetric
 
@@ -99,6 +101,26 @@ def extra_of(view: View, name: str, device: torch.device) -> Tensor:
         return levels  # float16, as maps were made before
     steps = torch.from_numpy(np.asarray(view.arrays[name + _STEP])).to(device, non_blocking=True)
     return (levels * steps[:, None, None]).to(torch.float16)
+
+
+def with_photo(view: View, image: NDArray[np.uint8], long_side_px: int) -> View:
+    """The view with its photo, shrunken by a whole number to no less than ``long_side_px``.
+
+    It is a copy: who encodes frames of a video may reuse the memory of each.
+    """
+    step = max(1, max(view.image_size) // long_side_px)
+    width, height = (side // step * step for side in view.image_size)
+    if not width or not height:
+        return view
+    whole = image[:height, :width]
+    photo = np.array(Image.fromarray(whole).reduce(step)) if step > 1 else whole.copy()
+    return replace(view, arrays={**view.arrays, PHOTO: photo})
+
+
+def photo_step(view: View) -> int:
+    """How many pixels of its photo a pixel of `with_photo` is wide and high."""
+    height, width = view.arrays[PHOTO].shape[:2]
+    return min(view.image_size[0] // width, view.image_size[1] // height)
 
 
 def blank_view(image_size: tuple[int, int], num_channels: int) -> View:

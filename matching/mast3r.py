@@ -30,6 +30,7 @@ from matching.encoded import (
     over_pixels,
     pixels_frame,
     views_of,
+    with_photo,
 )
 from matching.errors import InputError
 from matching.files import PathLike
@@ -48,6 +49,7 @@ from matching.preprocess import (
     resized_by_pillow,
     to_network_tensor,
 )
+from matching.second_look import SecondLook
 from matching.types import Matches, View
 from matching.window_matching import WindowMatcher
 
@@ -77,6 +79,9 @@ class Mast3rOptions:
     # place matches between the cells of the descriptor grid; none: if the network is trained for it
     subpixel: bool | None = None
     symmetric: bool = False  # also decode in the other order and join both sets of free matches
+    # match what both photos of a pair show again, enlarged, where few free matches are sure; none:
+    # if scores are probabilities (`small`) and not together with coarse_to_fine
+    second_look: bool | None = None
     # places per photo of a map at which its pairs are matched; 0: other pixels for every pair
     num_keypoints: int = 2048
     # match again in windows of the photos, at up to `fine_side_px` instead of `long_side_px`
@@ -96,6 +101,8 @@ class Mast3rOptions:
             raise ValueError(f"max_matches must be >= 0 or none, got {self.max_matches}")
         if self.grid_step_px < 1:
             raise ValueError(f"grid_step_px must be at least 1, got {self.grid_step_px}")
+        if self.second_look and self.coarse_to_fine:
+            raise ValueError("second_look looks at whole pairs: not together with coarse_to_fine")
         if self.resize == "trained" and self.long_side_px not in (0, 224, 512):
             raise ValueError(f"resize 'trained' needs 224 or 512, got {self.long_side_px}")
 
@@ -163,6 +170,10 @@ class Mast3rMatcher(Matcher):
             max_bytes=_cache_bytes(self.engine),
         )
         self.engine.caches.append(self._stored.clear)
+        looks = self.options.second_look
+        if looks is None:
+            looks = small and not self.options.coarse_to_fine
+        self._second_look = SecondLook(self._decoder) if looks else None
         self._windows = WindowMatcher(self._decoder, WindowOptions(max_size_px=self.long_side_px))
 
     def _fingerprint(self, of_weights: str) -> str:
@@ -203,7 +214,10 @@ class Mast3rMatcher(Matcher):
 
     def encode_image(self, image: NDArray[np.uint8]) -> View:
         """Encode one photo; see `Matcher.encode_image`."""
-        return self._encode_prepared([self._prepare(image, alone=True)])[0]
+        view = self._encode_prepared([self._prepare(image, alone=True)])[0]
+        if self._second_look is None or is_blank(view):
+            return view
+        return with_photo(view, image, 2 * self.long_side_px)
 
     def encode_many(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
         """Read photos on several threads, encode those of one size together.
@@ -385,9 +399,10 @@ class Mast3rMatcher(Matcher):
         for rows, rest in found:
             for row, matches in zip(rows, rest(), strict=True):
                 results[row] = matches
-        if self.options.coarse_to_fine:
+        again = self._windows if self.options.coarse_to_fine else self._second_look
+        if again is not None:
             with self._turn:
-                return self._windows.match_many(view, others, results)
+                return again.match_many(view, others, results)
         return results
 
     def predict(self, view0: View, view1: View) -> PairGeometry | None:

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _TEMPERATURE = 0.05  # of the InfoNCE that `small` is trained with
 # free matches kept where scores are probabilities: so many, and all that are this sure. The rest
 # costs poses of hard pairs more than it gives to those of easy ones
-_NUM_FREE_MATCHES, _SURE = 1000, 0.3
+_NUM_FREE_MATCHES, SURE = 1000, 0.3
 
 
 class MatchingOptions(Protocol):
@@ -271,7 +271,7 @@ class PairDecoder:
         order = order[scores[order] >= self.min_confidence]
         most = self.options.max_matches
         if most is None and found.rows0 is None and found.rows1 is None:
-            sure = int((scores[order] > _SURE).sum())
+            sure = int((scores[order] > SURE).sum())
             most = max(_NUM_FREE_MATCHES, sure) if self._temperature is not None else 0
         if most:
             order = order[:most]

@@ -1,0 +1,133 @@
+"""A second look with patches as descriptors, which match what is seen at one scale."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from matching.encoded import PHOTO, photo_step, with_photo
+from matching.mast3r import Mast3rMatcher, Mast3rOptions
+from matching.second_look import LookOptions, SecondLook
+from matching.types import Matches, View
+from tests.matching.matcher_suite import textured
+from tests.matching.patch_network import patch_matcher
+
+SHIFT = np.array([208, 140])  # of the second photo in the scene
+
+
+@pytest.fixture(scope="module")
+def matcher() -> Mast3rMatcher:
+    return patch_matcher(second_look=False)
+
+
+@pytest.fixture(scope="module")
+def looking() -> Mast3rMatcher:
+    return patch_matcher(second_look=True)
+
+
+@pytest.fixture(scope="module")
+def scene() -> np.ndarray:
+    whole = textured(400, 560, seed=2)
+    return whole[:-2] // 3 + whole[1:-1] // 3 + whole[2:] // 3
+
+
+@pytest.fixture(scope="module")
+def views(looking: Mast3rMatcher, scene: np.ndarray) -> tuple[View, View]:
+    """Photos of 320 x 240 pixels that share a corner."""
+    x, y = SHIFT
+    other = scene[y : y + 240, x : x + 320]
+    return looking.encode(scene[:240, :320]), looking.encode(other)
+
+
+def errors(matches: Matches) -> np.ndarray:
+    gap: np.ndarray = np.linalg.norm(matches.keypoints0 - SHIFT - matches.keypoints1, axis=1)
+    return gap
+
+
+def look(matcher: Mast3rMatcher, *, enough: int = 60, min_sure: int = 5) -> SecondLook:
+    """Patches are not trained to be told apart: few of their matches are sure."""
+    return SecondLook(matcher._decoder, LookOptions(enough=enough, min_sure=min_sure))
+
+
+def test_the_common_corner_is_matched_again(
+    matcher: Mast3rMatcher, views: tuple[View, View]
+) -> None:
+    first = matcher.match_views(*views)
+    (again,) = look(matcher).match_many(views[0], views[1:], [first])
+    assert (np.diff(again.scores) <= 0).all()
+    right = errors(again) < 1.5
+    assert right.sum() > 1.5 * (errors(first) < 1.5).sum() > 100
+    known = {tuple(row) for row in np.hstack((first.keypoints0, first.keypoints1)).tolist()}
+    found = np.hstack((again.keypoints0, again.keypoints1))
+    new = np.array([tuple(row) not in known for row in found.tolist()])
+    # the new ones lie in one window of each photo, the old ones that are left outside of them
+    low, high = found[new].min(0), found[new].max(0)
+    assert (high - low < (300, 225, 300, 225)).all() and right[new].mean() > 0.8
+    inside = ((found > low) & (found < high)).all(1)
+    assert not (inside & ~new).any() and (~new).sum() > 50
+
+
+def test_pairs_of_one_call_equal_single_ones(
+    matcher: Mast3rMatcher, looking: Mast3rMatcher, views: tuple[View, View], scene: np.ndarray
+) -> None:
+    tall = looking.encode(scene[60:380, 180:420])
+    others = [views[1], tall, views[0], views[1]]
+    first = matcher.match_many(views[0], others)
+    seeing = look(matcher)
+    together = seeing.match_many(views[0], others, first)
+    alone = [
+        seeing.match_many(views[0], [other], [own])[0]
+        for other, own in zip(others, first, strict=True)
+    ]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.keypoints1, other.keypoints1, atol=1e-3)
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    assert together[2] is first[2], "the same photo twice: enough is sure"
+    assert together[0] is not first[0]
+    assert seeing.match_many(views[0], [], []) == []
+
+
+def test_when_there_is_no_second_look_to_believe(
+    matcher: Mast3rMatcher, looking: Mast3rMatcher, views: tuple[View, View], scene: np.ndarray
+) -> None:
+    first = matcher.match_views(*views)
+    blank = looking.encode(np.zeros((240, 320, 3), np.uint8))
+    keyed = replace(views[1], keypoints=np.full((1, 2), 9, np.float32))
+    bare = matcher.encode(scene[:240, :320])
+    assert PHOTO not in bare.arrays and PHOTO not in blank.arrays
+    seeing = look(matcher)
+    for other, found in ((keyed, first), (bare, first), (blank, Matches.empty())):
+        assert seeing.match_many(views[0], [other], [found])[0] is found
+    doubting = look(matcher, min_sure=10**6)
+    assert doubting.match_many(views[0], views[1:], [first])[0] is first
+    assert look(matcher, enough=0).match_many(views[0], views[1:], [first])[0] is first
+
+
+def test_matchers_look_again_by_themselves(
+    matcher: Mast3rMatcher, views: tuple[View, View], scene: np.ndarray
+) -> None:
+    assert patch_matcher()._second_look is not None, "scores of this kind of network are right"
+    assert patch_matcher(coarse_to_fine=True)._second_look is None
+    assert matcher._second_look is None
+    with pytest.raises(ValueError, match="not together with coarse_to_fine"):
+        Mast3rOptions(second_look=True, coarse_to_fine=True)
+    maps = patch_matcher(second_look=True).encode_for_map([scene[:240, :320]])
+    assert all(isinstance(v, View) and PHOTO not in v.arrays for v in maps), "maps stay small"
+
+
+def test_photos_are_shrunken_copies() -> None:
+    def view(width: int, height: int) -> View:
+        empty = np.zeros((0, 2), np.float32)
+        return View(image_size=(width, height), keypoints=empty, arrays={})
+
+    for width, height, step in ((301, 200, 1), (2000, 1501, 3), (640, 5000, 7), (641, 480, 1)):
+        image = np.zeros((height, width, 3), np.uint8)
+        image[:, -(width // 2) :] = 200
+        held = with_photo(view(width, height), image, 640)
+        assert photo_step(held) == step
+        photo = held.arrays[PHOTO]
+        assert photo.shape == (height // step, width // step, 3)
+        before = photo.copy()
+        image[:] = 7
+        np.testing.assert_array_equal(held.arrays[PHOTO], before)
+    assert PHOTO not in with_photo(view(3000, 2), np.zeros((2, 3000, 3), np.uint8), 640).arrays
