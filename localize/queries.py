@@ -10,7 +10,7 @@ import pycolmap
 from mapping.cameras import read_camera_list
 from matching.errors import InputError
 from matching.files import PathLike, existing_file
-from matching.images import IMAGE_SUFFIXES, list_images
+from matching.images import IMAGE_SUFFIXES, list_images, printable_name
 
 Cameras = Mapping[str, pycolmap.Camera] | PathLike | None
 
@@ -20,7 +20,8 @@ class Query:
     """One photo to localize.
 
     Attributes:
-        name: Its name in results: relative to the folder or list, or the path as given.
+        name: Its name in results: relative to the folder or list, or the path as given; bytes that
+            are no UTF-8 are escaped.
         path: Its file.
         camera: Its camera where the caller gave one.
     """
@@ -70,6 +71,7 @@ def read_queries(images: PathLike | Sequence[PathLike], cameras: Cameras = None)
             f"like '{next(iter(given))}', photos like '{next(iter(paths))}'"
         )
     given = given or {}
+    paths = {printable_name(name): path for name, path in paths.items()}
     return [Query(name=n, path=p, camera=given.get(n)) for n, p in paths.items()]
 
 

@@ -168,7 +168,7 @@ def _finished_map(
         if overwrite:
             return None
         what = error.what if isinstance(error, DamagedMapError) else str(error)
-        raise OtherMapError(what, "overwrite it (--overwrite), or give another folder") from error
+        raise OtherMapError(what, "overwrite the map (--overwrite)") from error
     photos = recognize_copies(found.photos, finished.info.images, progress)
     identity = {**identity, "images": image_identity(photos.values())}
     field = first_difference(finished.info.identity(), identity)

@@ -10,7 +10,7 @@ from mapping.info import MapImage
 from mapping.store import write_view
 from matching.errors import InputError
 from matching.files import PathLike, existing_folder, sha256_of_file
-from matching.images import list_images, read_image
+from matching.images import list_images, printable_name, read_image
 from matching.matcher import ImageLike, Matcher
 from matching.progress import Progress
 
@@ -67,11 +67,9 @@ def find_photos(folder: PathLike, names: Sequence[str] | None = None) -> PhotoSe
             raise InputError(f"the list of photos to map names '{twice}' twice")
     photos, bad = {}, {}
     for name in sorted(wanted):
-        shown = name.encode("utf-8", errors="backslashreplace").decode()
-        if shown != name or any(ord(letter) < 32 for letter in name):
-            bad[shown.encode("unicode_escape").decode()] = (
-                "its name is no printable UTF-8: rename the file"
-            )
+        shown = printable_name(name)
+        if shown != name:
+            bad[shown] = "its name is no printable UTF-8: rename the file"
             continue
         path = root / name
         if not path.is_file():

@@ -65,6 +65,12 @@ class StoredPhoto(os.PathLike[str]):
         return self.path
 
 
+def printable_name(name: str) -> str:
+    """A file's name as texts and terminals can hold it: other bytes and controls are escaped."""
+    text = name.encode("utf-8", errors="backslashreplace").decode()
+    return "".join(c if ord(c) >= 32 else c.encode("unicode_escape").decode() for c in text)
+
+
 def read_image(
     image: PathLike | NDArray[Any], *, apply_exif_orientation: bool = True
 ) -> NDArray[np.uint8]:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def test_one_photo(folder: Path) -> None:
 def test_paths_keep_the_names_given(folder: Path) -> None:
     paths = [folder / "images" / "b.jpg", str(folder / "images" / "日本.jpg")]
     assert [q.name for q in read_queries(paths)] == [str(p) for p in paths]
+
+
+def test_names_that_no_text_can_hold_are_escaped(folder: Path) -> None:
+    file = Path(os.fsdecode(os.fsencode(folder / "images" / "c") + b"\xff.jpg"))
+    file.write_bytes(b"x")
+    last = read_queries(folder / "images")[1]
+    assert (last.name, last.path) == ("c\\udcff.jpg", file)
+    assert [query.name for query in read_queries(file)] == ["c\\udcff.jpg"]
 
 
 @pytest.mark.parametrize("place", [".", "images"])
