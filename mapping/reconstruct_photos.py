@@ -96,7 +96,7 @@ def reconstruct_photos(
 
     ``out`` appears whole or not at all. A run that is killed or fails leaves its encodings beside
     it, in a folder ``.<out>.work``: the same call goes on with them, and so does one with other
-    options. They go when a reconstruction is complete.
+    options. They go when a reconstruction is complete, or refused as its matches contradict it.
 
     Args:
         images: Folder of photos.
@@ -212,7 +212,7 @@ class _Photos:
         self.views: ViewCache[str] = ViewCache(lambda n: read_view(self._view_file(self.keys[n])))
 
     def forget(self) -> None:
-        """Throw the encodings of these photos away: no other call can go on with them."""
+        """Throw the encodings of these photos away: no other call is to go on with them."""
         for key in self.keys.values():
             self._view_file(key).unlink(missing_ok=True)
 
@@ -360,6 +360,7 @@ class _Photos:
             )
         check = AlignmentCheck.of(checked)
         if check.num_contradicted > self.options.max_contradicted * len(check.errors):
+            self.forget()  # a small part of the work, and most such runs are not repeated
             raise InputError(
                 f"the point maps of {self.matcher.name} are too poor for poses: {check.summary()}; "
                 "make a map (groundloc map) and give it (--map), use a network with better point "
