@@ -255,7 +255,6 @@ def _write_report(
 
 def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     """Matches between two photos."""
-    from matching.images import read_image
     from matching.match_files import write_matches
 
     given = given_options(arguments)
@@ -266,8 +265,8 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
         set_option(given, "matcher.dense", True)
     matcher = load_chosen_matcher(arguments, given)
     refuse_leftover(given)
-    image0, image1 = read_image(arguments.image0), read_image(arguments.image1)
-    views = matcher.encode(image0), matcher.encode(image1)
+    paths = arguments.image0, arguments.image1
+    views = matcher.encode(paths[0]), matcher.encode(paths[1])
     matches = matcher.match_views(*views)
     if arguments.out is not None:
         write_matches(arguments.out, matches, views[0].image_size, views[1].image_size)
@@ -275,7 +274,6 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.plot is not None:
         from benchmarks.plots import plot_matches
 
-        paths = arguments.image0, arguments.image1  # which name the photos in the picture
         plot_matches(*paths, matches, arguments.plot, geometry=matcher.predict(*views))
         _wrote(arguments.plot)
     _say(arguments, f"{len(matches)} matches with {matcher.name}")
@@ -444,6 +442,7 @@ def _convert(arguments: argparse.Namespace) -> dict[str, Any]:
 def _info(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a map holds."""
     from mapping import Map
+    from mapping.info import DamagedMapError
 
     refuse_leftover(given_options(arguments))
     scene = Map.open(arguments.map)
@@ -453,7 +452,8 @@ def _info(arguments: argparse.Namespace) -> dict[str, Any]:
     problems = scene.check()
     if not problems:
         _say(arguments, "every file is as it was written")
-    return {**scene.to_dict(), "problems": problems, "failure": "; ".join(problems)}
+    failure = str(DamagedMapError("; ".join(problems))) if problems else ""
+    return {**scene.to_dict(), "problems": problems, "failure": failure}
 
 
 # ------------------------------------------------------------------------------------- output

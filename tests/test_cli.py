@@ -71,6 +71,14 @@ def test_map_then_localize_then_evaluate(
     assert info.code == 0 and info.json["problems"] == []
     assert info.json["num_images"] == len(rendered_place.map_names)
 
+    features = shutil.copytree(rendered_map, tmp_path / "damaged") / "features.h5"
+    changed = bytearray(features.read_bytes())
+    changed[len(changed) // 2] ^= 255
+    features.write_bytes(changed)
+    info = run("info", features.parent, "--check", "--json")
+    assert info.code == 1 and "features.h5" in info.json["problems"][0]
+    assert info.json["problems"][0] in info.error and info.error.endswith("--overwrite)")
+
     poses = tmp_path / "out" / "poses.txt"
     queries = rendered_place.folder / "query.txt"
     localized = run("localize", rendered_map, queries, "--out", poses, "--report", tmp_path / "r")
