@@ -173,6 +173,11 @@ class Mast3rMatcher(Matcher):
         looks = self.options.second_look
         if looks is None:
             looks = small and not self.options.coarse_to_fine
+        if looks and not small:
+            raise InputError(
+                "second_look needs scores that are probabilities, as those of small: "
+                f"{self.config.architecture} has none"
+            )
         self._second_look = SecondLook(self._decoder) if looks else None
         self._windows = WindowMatcher(self._decoder, WindowOptions(max_size_px=self.long_side_px))
 

@@ -32,6 +32,9 @@ class LookOptions:
 
     enough: int = 500  # pairs with more sure matches are not looked at again
     min_sure: int = 100  # a look that finds fewer is not believed
+    size: float = (
+        0.75  # of the windows as the network sees them, fraction of its image: half the time
+    )
     region: RegionOptions = field(default_factory=RegionOptions)
 
 
@@ -102,8 +105,8 @@ class SecondLook:
         sides: list[tuple[Side, Side]] = []
         images0, images1 = [], []
         for look in looks:
-            side0, image0 = _window(view, look.box0)
-            side1, image1 = _window(others[look.row], look.box1)
+            side0, image0 = self._window(view, look.box0)
+            side1, image1 = self._window(others[look.row], look.box1)
             sides.append((side0, side1))
             images0.append(image0)
             images1.append(image1)
@@ -118,25 +121,30 @@ class SecondLook:
             if _num_sure(found) >= self._options.min_sure:
                 results[look.row] = _joined(results[look.row], found, look)
 
+    def _window(self, view: View, box: FloatArray) -> tuple[Side, Tensor]:
+        """A part of a view's photo as the network gets it, (3, h, w)."""
+        patch = self._decoder.engine.network.config.patch_size
+        width, height = (
+            max(1, round(side * self._options.size / patch)) * patch
+            for side in frame_of(view).image_size
+        )
+        photo, step = np.asarray(view.arrays[PHOTO]), photo_step(view)
+        whole = (photo.shape[1], photo.shape[0]) * 2
+        x0, y0, x1, y1 = np.clip(box / step, 0, whole).tolist()
+        pixels = Image.fromarray(photo).resize(
+            (width, height), Image.Resampling.BICUBIC, box=(x0, y0, x1, y1)
+        )
+        frame = NetworkFrame(
+            image_size=(width, height),
+            scale=((x1 - x0) * step / width, (y1 - y0) * step / height),
+            offset=(x0 * step, y0 * step),
+        )
+        side = Side(image_size=view.image_size, frame=frame, keypoints=view.keypoints)
+        return side, to_network_tensor(np.array(pixels))
+
 
 def _num_sure(matches: Matches) -> int:
     return int((matches.scores > SURE).sum())
-
-
-def _window(view: View, box: FloatArray) -> tuple[Side, Tensor]:
-    """A part of a view's photo as the network gets it, (3, h, w)."""
-    size, step = frame_of(view).image_size, photo_step(view)
-    photo = np.asarray(view.arrays[PHOTO])
-    height, width = photo.shape[:2]
-    x0, y0, x1, y1 = np.clip(box / step, 0, (width, height, width, height)).tolist()
-    pixels = Image.fromarray(photo).resize(size, Image.Resampling.BICUBIC, box=(x0, y0, x1, y1))
-    frame = NetworkFrame(
-        image_size=size,
-        scale=((x1 - x0) * step / size[0], (y1 - y0) * step / size[1]),
-        offset=(x0 * step, y0 * step),
-    )
-    side = Side(image_size=view.image_size, frame=frame, keypoints=view.keypoints)
-    return side, to_network_tensor(np.array(pixels))
 
 
 def _joined(first: Matches, again: Matches, look: _Look) -> Matches:

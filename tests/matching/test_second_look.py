@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from matching.encoded import PHOTO, photo_step, with_photo
+from matching.errors import InputError
 from matching.mast3r import Mast3rMatcher, Mast3rOptions
 from matching.second_look import LookOptions, SecondLook
 from matching.types import Matches, View
+from tests import golden_adapter
 from tests.matching.matcher_suite import textured
 from tests.matching.patch_network import patch_matcher
 
@@ -103,9 +106,7 @@ def test_when_there_is_no_second_look_to_believe(
     assert look(matcher, enough=0).match_many(views[0], views[1:], [first])[0] is first
 
 
-def test_matchers_look_again_by_themselves(
-    matcher: Mast3rMatcher, views: tuple[View, View], scene: np.ndarray
-) -> None:
+def test_matchers_look_again_by_themselves(matcher: Mast3rMatcher, scene: np.ndarray) -> None:
     assert patch_matcher()._second_look is not None, "scores of this kind of network are right"
     assert patch_matcher(coarse_to_fine=True)._second_look is None
     assert matcher._second_look is None
@@ -113,6 +114,16 @@ def test_matchers_look_again_by_themselves(
         Mast3rOptions(second_look=True, coarse_to_fine=True)
     maps = patch_matcher(second_look=True).encode_for_map([scene[:240, :320]])
     assert all(isinstance(v, View) and PHOTO not in v.arrays for v in maps), "maps stay small"
+
+
+def test_scores_that_are_no_probabilities_say_nothing(golden_state: dict[str, Tensor]) -> None:
+    with pytest.raises(InputError, match="scores that are probabilities"):
+        Mast3rMatcher(
+            golden_adapter.small_network(golden_state),
+            name="golden",
+            fingerprint="f",
+            options=Mast3rOptions(second_look=True),
+        )
 
 
 def test_photos_are_shrunken_copies() -> None:
