@@ -189,9 +189,6 @@ def _continue(
             next_image_callback=tick,
         )
     for model in models.values():
-        # COLMAP normalises the model and moves it back, which rounds
-        for frame_id in start.reg_frame_ids():
-            model.frame(frame_id).rig_from_world = start.frame(frame_id).rig_from_world
         _settle(model, start, pipeline.constant_cameras, options)
     return list(models.values())
 
@@ -209,7 +206,8 @@ def _settle(
     localizing them in it gave 1.0).
 
     Args:
-        model: Changed: old points go back to where they were, what no longer fits is taken out.
+        model: Changed: old poses and points are to the last digit where they were, and what does
+            not fit them is taken out.
         start: What was there before.
         constant_cameras: Whose intrinsics stay.
         options: Thresholds, number of threads.
@@ -230,9 +228,13 @@ def _settle(
             config.add_constant_point(point3D_id)
         else:
             config.add_variable_point(point3D_id)
-    for point3D_id, point in start.points3D.items():
-        if model.exists_point3D(point3D_id):
-            model.point3D(point3D_id).xyz = point.xyz
+    kept = [i for i in start.points3D if model.exists_point3D(i)]
+    for point3D_id in kept:
+        model.point3D(point3D_id).xyz = start.point3D(point3D_id).xyz
+    # about the middle: far from the origin, as in geographic coordinates, digits are lost
+    middle = np.mean([point.xyz for point in model.points3D.values()], 0)
+    to_middle = pycolmap.Sim3d(1.0, pycolmap.Rotation3d(), -middle)
+    model.transform(to_middle)
     for camera_id in {model.image(i).camera_id for i in new} & constant_cameras:
         config.set_constant_cam_intrinsics(camera_id)
     if seen:
@@ -240,6 +242,12 @@ def _settle(
         pycolmap.ObservationManager(model).filter_points3D(
             options.max_reprojection_error_px, options.min_triangulation_angle_deg, seen
         )
+    model.transform(to_middle.inverse())
+    for point3D_id in kept:  # which the way there and back has rounded
+        if model.exists_point3D(point3D_id):
+            model.point3D(point3D_id).xyz = start.point3D(point3D_id).xyz
+    for frame_id in start.reg_frame_ids():
+        model.frame(frame_id).rig_from_world = start.frame(frame_id).rig_from_world
     model.update_point_3d_errors()
 
 
