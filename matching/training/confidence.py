@@ -40,7 +40,7 @@ class ConfidenceOptions:
 
     alpha: float = 1.0  # reward of the logarithm; confidences tend to alpha / error
     batches: int = 100  # of worlds; every fourth at the first size, the others at the second
-    image_sizes: tuple[tuple[int, int], ...] = ((384, 288), (256, 192))  # width, height in pixels
+    image_sizes: tuple[tuple[int, int], tuple[int, int]] = ((384, 288), (256, 192))  # width, height
     pairs: int = 2  # per batch
     difficulty: tuple[float, float] = (0.4, 1.0)  # drawn evenly between these
     cells_per_batch: int = 1500
@@ -53,8 +53,14 @@ class ConfidenceOptions:
         for name in ("batches", "pairs", "cells_per_batch", "steps", "cells_per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha must be > 0, got {self.alpha}")
+        for name in ("alpha", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")
+        low, high = self.difficulty
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"difficulty must rise within [0, 1], got {self.difficulty}")
+        if len(self.image_sizes) != 2:
+            raise ValueError(f"image_sizes must be two, got {len(self.image_sizes)}")
 
 
 def fit_confidence(
