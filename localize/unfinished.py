@@ -42,8 +42,9 @@ def run_identity(localizer: Localizer, queries: Sequence[Query]) -> str:
 
 def _is_of(results: Path, identity: str) -> bool:
     """Whether all results of a file are of a run."""
-    lines = results.read_text(encoding="utf-8").split("\n")[:-1] if results.is_file() else []
-    return bool(lines) and all(json.loads(line).get(RUN) == identity for line in lines)
+    lines = results.read_text(encoding="utf-8").split("\n") if results.is_file() else []
+    runs = {json.loads(line).get(RUN) for line in lines if line.strip()}
+    return runs == {identity}
 
 
 class UnfinishedResults:

@@ -10,6 +10,7 @@ from localize.intrinsics import QueryCamera
 from localize.localizer import Localizer
 from localize.options import LocalizerOptions
 from localize.queries import Query
+from localize.results import write_poses_and_results
 from localize.solve import failed
 from localize.unfinished import UnfinishedResults, run_identity
 from matching.errors import InputError
@@ -77,6 +78,31 @@ def test_results_of_another_run_are_thrown_away(tmp_path: Path) -> None:
     UnfinishedResults(file, "first")
     assert UnfinishedResults(file, "second").done == {}
     assert len(file.read_text().splitlines()) == 1
+
+
+def test_a_finished_run_is_known_by_its_results(tmp_path: Path) -> None:
+    poses, finished = tmp_path / "poses.txt", tmp_path / "results.jsonl"
+    partial = tmp_path / "poses.partial.jsonl"
+    camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=4, height=3, params=[5, 2, 1.5])
+    known = QueryCamera(camera=camera, source="given")
+    made = [failed(name, "dark", known, {}) for name in ("a\u2028b.jpg", "c.jpg")]
+
+    def done(run: str) -> list[str]:
+        return list(UnfinishedResults(partial, run, finished).done)
+
+    assert done("first") == []  # there is no such file
+    write_poses_and_results(poses, finished, made, run="first")
+    names = [result.name for result in made]
+    assert (done("first"), done("second")) == (names, [])
+    text = finished.read_text(encoding="utf-8")
+    for edited in (text.rstrip("\n"), text + "\n\n", text.replace("\n", "\n\n")):
+        finished.write_text(edited, encoding="utf-8")
+        assert (done("first"), done("second")) == (names, [])
+    mixed = [text.split("\n")[0], text.split("\n")[1].replace('"first"', '"second"')]
+    finished.write_text("\n".join(mixed), encoding="utf-8")
+    assert done("first") == done("second") == []
+    write_poses_and_results(poses, finished, made)  # of another program
+    assert done("first") == []
 
 
 def test_half_a_letter_is_forgotten(tmp_path: Path) -> None:
