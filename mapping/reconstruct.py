@@ -15,6 +15,7 @@ import pycolmap
 from mapping.colmap import failure_is_expected, global_options, incremental_options
 from mapping.database import posed_reconstruction, verified_matches
 from mapping.options import ReconstructionOptions
+from mapping.settle import MIN_POINTS_OF_POSE, settle
 from matching.errors import InputError
 from matching.files import atomic_folder
 from matching.images import read_image
@@ -24,10 +25,6 @@ from matching.progress import Progress, silent
 SPARSE = "sparse"
 REASONS = "not_registered.json"
 
-# COLMAP's own limit for registering a photo, which its later steps do not keep: one whose pixels
-# fit no camera (squeezed to a strip, a panorama) ends with a few points and wild parameters.
-# Photos that belong to a scene have hundreds, the worst of the internet photos of a church 150
-_MIN_POINTS_OF_POSE = pycolmap.IncrementalMapperOptions().abs_pose_min_num_inliers
 _MIN_PHOTOS_OF_CAMERA = 5  # with fewer, a principal point follows the noise
 _MAX_PRINCIPAL_OFFSET = 0.1  # plausible distance from the middle, relative to the photo
 
@@ -189,66 +186,8 @@ def _continue(
             next_image_callback=tick,
         )
     for model in models.values():
-        _settle(model, start, pipeline.constant_cameras, options)
+        settle(model, start, pipeline.constant_cameras, options)
     return list(models.values())
-
-
-def _settle(
-    model: pycolmap.Reconstruction,
-    start: pycolmap.Reconstruction,
-    constant_cameras: Set[int],
-    options: ReconstructionOptions,
-) -> None:
-    """Refine the photos that were added, with a loss that wrong matches hardly count in.
-
-    COLMAP's last adjustment is quadratic: a few observations that are off by pixels draw the pose
-    and the old points with it (left out of a map and added to it, photos were off by 3.5 cm where
-    localizing them in it gave 1.0).
-
-    Args:
-        model: Changed: old poses and points are to the last digit where they were, and what does
-            not fit them is taken out.
-        start: What was there before.
-        constant_cameras: Whose intrinsics stay.
-        options: Thresholds, number of threads.
-    """
-    new = sorted(set(model.reg_image_ids()) - set(start.reg_image_ids()))
-    seen = {p.point3D_id for i in new for p in model.image(i).points2D if p.has_point3D()}
-    adjustment = pycolmap.BundleAdjustmentOptions()
-    adjustment.print_summary = False
-    adjustment.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
-    adjustment.ceres.loss_function_scale = options.max_reprojection_error_px / 4
-    adjustment.ceres.solver_options.num_threads = options.num_threads
-    adjustment.ceres.solver_options.function_tolerance = 1e-8
-    config = pycolmap.BundleAdjustmentConfig()
-    for image_id in new:
-        config.add_image(image_id)
-    for point3D_id in sorted(seen):
-        if start.exists_point3D(point3D_id):
-            config.add_constant_point(point3D_id)
-        else:
-            config.add_variable_point(point3D_id)
-    kept = [i for i in start.points3D if model.exists_point3D(i)]
-    for point3D_id in kept:
-        model.point3D(point3D_id).xyz = start.point3D(point3D_id).xyz
-    # about the middle: far from the origin, as in geographic coordinates, digits are lost
-    middle = np.mean([point.xyz for point in model.points3D.values()], 0)
-    to_middle = pycolmap.Sim3d(1.0, pycolmap.Rotation3d(), -middle)
-    model.transform(to_middle)
-    for camera_id in {model.image(i).camera_id for i in new} & constant_cameras:
-        config.set_constant_cam_intrinsics(camera_id)
-    if seen:
-        pycolmap.create_default_bundle_adjuster(adjustment, config, model).solve()
-        pycolmap.ObservationManager(model).filter_points3D(
-            options.max_reprojection_error_px, options.min_triangulation_angle_deg, seen
-        )
-    model.transform(to_middle.inverse())
-    for point3D_id in kept:  # which the way there and back has rounded
-        if model.exists_point3D(point3D_id):
-            model.point3D(point3D_id).xyz = start.point3D(point3D_id).xyz
-    for frame_id in start.reg_frame_ids():
-        model.frame(frame_id).rig_from_world = start.frame(frame_id).rig_from_world
-    model.update_point_3d_errors()
 
 
 @contextmanager
@@ -361,11 +300,11 @@ def take_out_doubtful(model: pycolmap.Reconstruction, kept: Set[str]) -> dict[st
             key=lambda image: image.num_points3D,
             default=None,
         )
-        if worst is None or worst.num_points3D >= _MIN_POINTS_OF_POSE:
+        if worst is None or worst.num_points3D >= MIN_POINTS_OF_POSE:
             return reasons
         reasons[worst.name] = (
             f"its pose is not trusted: it sees {worst.num_points3D} points of the map, fewer than "
-            f"{_MIN_POINTS_OF_POSE}"
+            f"{MIN_POINTS_OF_POSE}"
         )
         observations.deregister_frame(worst.frame_id)
 

@@ -1,11 +1,11 @@
-"""Tests of `mapping/reconstruct.py`: what COLMAP's own steps leave to be done."""
+"""Tests of `mapping/settle.py`."""
 
 import numpy as np
 import pycolmap
 import pytest
 
 from mapping.options import ReconstructionOptions
-from mapping.reconstruct import _settle
+from mapping.settle import settle
 
 WRONG_PX = 3.0  # below the limit of COLMAP's filters
 
@@ -34,7 +34,7 @@ def test_added_photos_are_not_drawn_by_wrong_matches() -> None:
     for point in model.points3D.values():
         point.xyz = point.xyz + 0.01
     cameras = {camera_id: camera.params.copy() for camera_id, camera in truth.cameras.items()}
-    _settle(model, start, set(cameras), ReconstructionOptions())
+    settle(model, start, set(cameras), ReconstructionOptions())
     for image_id in model.reg_image_ids():
         off = (
             model.image(image_id).cam_from_world()
