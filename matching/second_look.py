@@ -30,7 +30,7 @@ Size = tuple[int, int]
 class LookOptions:
     """Which pairs are looked at again, and when the second look counts."""
 
-    enough: int = 500  # pairs with more sure matches are not looked at again
+    enough: int = 150  # pairs with more sure matches gain nothing by another look
     min_sure: int = 100  # a look that finds fewer is not believed
     size: float = (
         0.75  # of the windows as the network sees them, fraction of its image: half the time
