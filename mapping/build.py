@@ -178,18 +178,15 @@ def _finished_map(
         return finished
     if overwrite:
         return None
-    what = f"another '{field}'"
+    what, remedy = f"another '{field}'", "overwrite it (--overwrite), or give another folder"
     if field.startswith("images."):
         name, how = field.removeprefix("images."), "has changed"
         if all(name != image.name for image in finished.info.images):
-            how = "is new"
+            how, remedy = "is new", f"extend it by new photos (--extend), {remedy}"
         elif name not in photos:
             how = "is no longer there"
         what = f"other photos ('{name}' {how})"
-    raise OtherMapError(
-        f"the map '{workspace.map_path}' was made with {what}",
-        "extend it by new photos (--extend), overwrite it (--overwrite), or give another folder",
-    )
+    raise OtherMapError(f"the map '{workspace.map_path}' was made with {what}", remedy)
 
 
 def _refuse_other_matcher(workspace: Workspace, matcher: Matcher) -> None:

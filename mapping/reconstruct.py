@@ -1,6 +1,7 @@
 """Verified matches -> cameras and points: triangulation, incremental or global SfM (COLMAP's)."""
 
 import json
+import logging
 import shutil
 import tempfile
 from collections import Counter
@@ -21,10 +22,13 @@ from matching.files import atomic_folder
 from matching.images import read_image
 from matching.progress import Progress, silent
 
+logger = logging.getLogger(__name__)
+
 # names in the working area; of the folder only the model becomes part of the map
 SPARSE = "sparse"
 REASONS = "not_registered.json"
 
+_WEAK_SHARE = 0.05  # of the points of a usual photo; the worst of real sets have a fourth
 _MIN_PHOTOS_OF_CAMERA = 5  # with fewer, a principal point follows the noise
 _MAX_PRINCIPAL_OFFSET = 0.1  # plausible distance from the middle, relative to the photo
 
@@ -135,6 +139,7 @@ def structure_from_motion(
     if best.num_reg_images() < 2:
         name, reason = next(iter(doubtful.items()))
         raise InputError(f"no two photos could be reconstructed ('{name}': {reason})")
+    _warn_of_weak(best, kept)
     reasons = _reasons(database, [i.name for i in images if i.name not in doubtful], order)
     return ReconstructionResult(model=best, not_registered={**reasons, **doubtful})
 
@@ -307,6 +312,19 @@ def take_out_doubtful(model: pycolmap.Reconstruction, kept: Set[str]) -> dict[st
             f"{MIN_POINTS_OF_POSE}"
         )
         observations.deregister_frame(worst.frame_id)
+
+
+def _warn_of_weak(model: pycolmap.Reconstruction, kept: Set[str]) -> None:
+    """Name the photos that see next to nothing of what the others see."""
+    seen = {model.image(i).name: model.image(i).num_points3D for i in model.reg_image_ids()}
+    median = float(np.median(list(seen.values())))
+    for name, count in sorted(seen.items()):
+        if name not in kept and count < _WEAK_SHARE * median:
+            logger.warning(
+                "the pose of '%s' rests on %d points, where half of the photos have %d or more: "
+                "look whether the photo is what the camera took (uncropped, not stretched)",
+                name, count, median,
+            )  # fmt: skip
 
 
 def _reasons(

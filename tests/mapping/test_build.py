@@ -133,6 +133,18 @@ def test_a_photo_with_too_few_points_is_taken_out(posed_map: Map) -> None:
     assert image.image_id not in tracks
 
 
+def test_a_photo_with_few_points_is_named(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cameras = dict.fromkeys(place.names.values(), place.world.camera)
+    build_map(place.photos, tmp_path / "map", FakeMatcher(place.world), cameras=cameras)
+    assert "rests on" not in caplog.text
+    monkeypatch.setattr("mapping.reconstruct._WEAK_SHARE", 1.001)
+    build_map(place.photos, tmp_path / "again", FakeMatcher(place.world), cameras=cameras)
+    told = [record.getMessage() for record in caplog.records if "rests on" in record.getMessage()]
+    assert 4 <= len(told) <= 8, "all up to the median"
+
+
 def test_some_intrinsics_given(place: Place, tmp_path: Path) -> None:
     some = dict.fromkeys(["0001.png", "0002.png", "0003.png"], place.world.camera)
     matcher = FakeMatcher(place.world)
@@ -329,10 +341,10 @@ def test_copied_photos_are_the_same_photos(place: Place, tmp_path: Path) -> None
     content = bytearray(file.read_bytes())
     content[-20] ^= 1
     file.write_bytes(content)
-    with pytest.raises(InputError, match=r"'0003\.png' has changed"):
+    with pytest.raises(InputError, match=r"'0003\.png' has changed\): overwrite"):
         build_map(photos, tmp_path / "map", matcher)
     shutil.copy(file, photos / "0000.png")
-    with pytest.raises(InputError, match=r"'0000\.png' is new"):
+    with pytest.raises(InputError, match=r"'0000\.png' is new\): extend"):
         build_map(photos, tmp_path / "map", matcher)
     (photos / "0000.png").unlink()
     with pytest.raises(InputError, match=r"0003\.png' has another content"):
