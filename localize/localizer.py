@@ -92,7 +92,7 @@ class Localizer:
         timings: dict[str, float] = {}
         with self._threads_of_torch():
             with _timed(timings, "encode"):
-                view = (self._quick or self.matcher).encode(self._photo(image))
+                view = (self._quick or self.matcher).encode_bare(self._photo(image))
             known = query_camera(path, view.image_size, camera, name)
             result = self._localize_view(
                 view, known, name, timings, retrieved, last=self._quick is None
@@ -191,7 +191,7 @@ class Localizer:
             return result
         try:
             with _timed(timings, "encode"):
-                view = self.matcher.encode(self._photo(image))
+                view = self.matcher.encode_bare(self._photo(image))
         except InputError as error:  # readable a moment ago: removed or replaced meanwhile
             logger.warning("only the quick encoding of '%s' was used: %s", result.name, error)
             return result

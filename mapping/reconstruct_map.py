@@ -101,7 +101,7 @@ def reconstruct_map(
     missing = [name for name in scene.image_names if not (folder / name).is_file()]
     if missing and (not same or len(missing) == len(scene.image_names)):
         existing_file(folder / missing[0], "photo of the map")  # told before the work
-    encoded: ViewCache[str] = ViewCache(lambda name: matcher.encode_image(photo(name)))
+    encoded: ViewCache[str] = ViewCache(lambda name: matcher.encode_bare(photo(name)))
     views: Callable[[str], View] = scene.load_view if same else encoded
     seconds: dict[str, float] = {}
     start = time.perf_counter()

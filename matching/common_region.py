@@ -27,6 +27,18 @@ class RegionOptions:
     min_side: float = 0.25  # smallest window, fraction of the photo's sides
     min_zoom: float = 1.25  # of the photo that is enlarged more; less shows nothing new
 
+    def __post_init__(self) -> None:
+        for name in ("num_matches", "num_trials"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance must be > 0, got {self.tolerance}")
+        if not self.margin >= 0:
+            raise ValueError(f"margin must be >= 0, got {self.margin}")
+        for name in ("min_share", "min_side"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+
 
 def common_region(
     points0: NDArray[np.floating],

@@ -21,6 +21,7 @@ from matching.coarse_to_fine import WindowOptions
 from matching.device_encodings import DeviceEncodings
 from matching.device_resize import is_worthwhile, resized_on_device
 from matching.encoded import (
+    PHOTO,
     PIXELS,
     Prepared,
     blank_view,
@@ -74,7 +75,7 @@ class Mast3rOptions:
     min_confidence: float | None = None
     border_px: int = 3  # free matches this close to a border are dropped, network pixels
     # keep only so many of the best per pair; 0: all; none: of the free matches of `small`, whose
-    # scores are probabilities, 1,000 and all above 0.3, else all
+    # scores are probabilities, 1,000 of each look and all above 0.3, else all
     max_matches: int | None = None
     # place matches between the cells of the descriptor grid; none: if the network is trained for it
     subpixel: bool | None = None
@@ -219,10 +220,14 @@ class Mast3rMatcher(Matcher):
 
     def encode_image(self, image: NDArray[np.uint8]) -> View:
         """Encode one photo; see `Matcher.encode_image`."""
-        view = self._encode_prepared([self._prepare(image, alone=True)])[0]
+        view = self.encode_bare(image)
         if self._second_look is None or is_blank(view):
             return view
         return with_photo(view, image, 2 * self.long_side_px)
+
+    def encode_bare(self, image: ImageLike) -> View:
+        """Encode a photo that has no second look; see `Matcher.encode_bare`."""
+        return self._encode_prepared([self._prepare(read_image(image), alone=True)])[0]
 
     def encode_many(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
         """Read photos on several threads, encode those of one size together.
@@ -405,10 +410,11 @@ class Mast3rMatcher(Matcher):
             for row, matches in zip(rows, rest(), strict=True):
                 results[row] = matches
         again = self._windows if self.options.coarse_to_fine else self._second_look
-        if again is not None:
-            with self._turn:
-                return again.match_many(view, others, results)
-        return results
+        # nobody waits for the device where there is nothing to look at again
+        if again is None or (again is self._second_look and PHOTO not in view.arrays):
+            return results
+        with self._turn:
+            return again.match_many(view, others, results)
 
     def predict(self, view0: View, view1: View) -> PairGeometry | None:
         """Point maps of two views in both cameras' frames; None where a view is blank.

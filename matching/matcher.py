@@ -71,6 +71,13 @@ class Matcher(ABC):
         """
         return self.encode_image(read_image(image))
 
+    def encode_bare(self, image: ImageLike) -> View:
+        """`encode` for a photo that is matched with photos of a map only, or not at all.
+
+        Its view may lack what a matcher keeps to match two photos without keypoints better.
+        """
+        return self.encode(image)
+
     def encode_many(self, images: Iterable[ImageLike]) -> Iterator[View | InputError]:
         """Encode photos in order, as fast as the matcher can; a bad photo yields its error.
 

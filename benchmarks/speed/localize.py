@@ -170,7 +170,7 @@ class MadeUpMatches(Matcher):
         self._made_up: dict[tuple[str, bytes], Matches] = {}
 
     def encode_image(self, image: NDArray[np.uint8]) -> View:
-        return self.network.encode_image(image)
+        return self.network.encode_bare(image)
 
     def encode(self, image: ImageLike) -> View:
         view = super().encode(image)

@@ -385,7 +385,7 @@ def test_a_photo_that_goes_away_meanwhile_keeps_its_quick_result(
     view, _ = query_view(scene, np.random.default_rng(1))
 
     class Vanishing(QuickMatcher):
-        def encode(self, image: ImageLike) -> View:
+        def encode_bare(self, image: ImageLike) -> View:
             raise InputError(f"no photo '{image}'")
 
     names = ["one.png", "sub dir/zwei ß.png"]

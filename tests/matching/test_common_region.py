@@ -86,6 +86,35 @@ def test_windows_are_not_smaller_than_allowed() -> None:
     np.testing.assert_allclose(found[0][2:] - found[0][:2], (320, 240))
 
 
+def test_windows_are_wider_by_the_margin_and_leave_single_matches_out() -> None:
+    points0, points1, scores = made_up(100, 0)
+    # they follow the same similarity, but far away
+    points0[:4] -= (300, 0)
+    points1[:4] -= (600, 0)
+    sides = []
+    for margin in (0.0, 0.5):
+        options = RegionOptions(margin=margin, min_side=0.05)
+        found = common_region(points0, points1, scores, size0=SIZE0, size1=SIZE1, options=options)
+        assert found is not None
+        sides.append(found[0][2] - found[0][0])
+    assert 100 < sides[0] < 130 and sides[1] == pytest.approx(2 * sides[0])
+
+
+def test_one_photo_enlarged_is_enough() -> None:
+    points0, points1, scores = made_up(100, 0)
+    whole = (points1 - points1.min(0)) / np.ptp(points1, 0) * SIZE1
+    for points, sizes in (((points0, whole), (SIZE0, SIZE1)), ((whole, points0), (SIZE1, SIZE0))):
+        assert common_region(*points, scores, size0=sizes[0], size1=sizes[1]) is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["num_matches", "num_trials", "tolerance", "min_share", "min_side", "margin"]
+)
+def test_bad_options_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must"):
+        RegionOptions(**{name: -1})  # type: ignore[arg-type]
+
+
 def test_no_region_where_nothing_agrees_or_nothing_would_be_enlarged() -> None:
     assert common_region(*made_up(30, 170), size0=SIZE0, size1=SIZE1) is None
     points0, points1, scores = made_up(180, 20)

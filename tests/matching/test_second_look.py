@@ -1,6 +1,7 @@
 """A second look with patches as descriptors, which match what is seen at one scale."""
 
 from dataclasses import replace
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_the_common_corner_is_matched_again(
 def test_pairs_of_one_call_equal_single_ones(
     matcher: Mast3rMatcher, looking: Mast3rMatcher, views: tuple[View, View], scene: np.ndarray
 ) -> None:
-    tall = looking.encode(scene[60:380, 180:420])
+    tall = looking.encode(scene[100:398, 160:380])
     others = [views[1], tall, views[0], views[1]]
     first = matcher.match_many(views[0], others)
     seeing = look(matcher)
@@ -86,8 +87,24 @@ def test_pairs_of_one_call_equal_single_ones(
         np.testing.assert_allclose(one.keypoints1, other.keypoints1, atol=1e-3)
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
     assert together[2] is first[2], "the same photo twice: enough is sure"
-    assert together[0] is not first[0]
+    assert together[0] is not first[0] and together[1] is not first[1]
     assert seeing.match_many(views[0], [], []) == []
+
+
+@pytest.mark.parametrize("sides", [(160, 160), (160, 640), (640, 160)])
+def test_windows_of_shrunken_photos_are_where_they_are_in_the_photo(
+    matcher: Mast3rMatcher,
+    views: tuple[View, View],
+    scene: np.ndarray,
+    sides: tuple[int, int],
+) -> None:
+    x, y = SHIFT
+    photos = scene[:240, :320], scene[y : y + 240, x : x + 320]
+    held = [with_photo(*each) for each in zip(views, photos, sides, strict=True)]
+    assert [photo_step(view) for view in held] == [2 if side == 160 else 1 for side in sides]
+    first = matcher.match_views(*views)
+    (again,) = look(matcher).match_many(held[0], held[1:], [first])
+    assert (errors(again) < 1.5).sum() > 1.5 * (errors(first) < 1.5).sum()
 
 
 def test_when_there_is_no_second_look_to_believe(
@@ -114,6 +131,36 @@ def test_matchers_look_again_by_themselves(matcher: Mast3rMatcher, scene: np.nda
         Mast3rOptions(second_look=True, coarse_to_fine=True)
     maps = patch_matcher(second_look=True).encode_for_map([scene[:240, :320]])
     assert all(isinstance(v, View) and PHOTO not in v.arrays for v in maps), "maps stay small"
+
+
+def test_no_more_matches_than_asked_for(views: tuple[View, View]) -> None:
+    few = patch_matcher(second_look=False, max_matches=200)
+    first = few.match_views(*views)
+    (again,) = look(few).match_many(views[0], views[1:], [first])
+    assert len(first) == len(again) == 200 and (np.diff(again.scores) <= 0).all()
+    assert (errors(again) < 1.5).sum() > (errors(first) < 1.5).sum()
+
+
+def test_photos_of_queries_are_not_kept_and_hold_up_nobody(
+    looking: Mast3rMatcher, scene: np.ndarray, views: tuple[View, View]
+) -> None:
+    bare = looking.encode_bare(scene[:240, :320])
+    large = np.tile(scene[:200, :280], (5, 5, 1))
+    assert looking.encode(large).arrays[PHOTO].shape == (500, 700, 3), "enough for windows"
+    assert PHOTO in views[0].arrays and PHOTO not in bare.arrays
+    np.testing.assert_array_equal(bare.arrays["tokens"], views[0].arrays["tokens"])
+    held = Mock(wraps=looking._turn, __enter__=Mock(), __exit__=Mock(return_value=None))
+    with patch.object(looking, "_turn", held):
+        looking.match_many(bare, views[1:])
+        assert held.__enter__.call_count == 1
+        looking.match_many(views[0], views[1:])
+        assert held.__enter__.call_count == 3, "the device is asked for twice"
+
+
+def test_bad_options_are_refused() -> None:
+    for options in ({"enough": -1}, {"min_sure": -1}, {"size": 0.0}, {"size": 1.5}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} must"):
+            LookOptions(**options)
 
 
 def test_scores_that_are_no_probabilities_say_nothing(golden_state: dict[str, Tensor]) -> None:
