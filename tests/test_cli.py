@@ -477,25 +477,6 @@ def test_an_interrupted_reconstruction_goes_on_only_without_a_map(
     assert ("the same command continues" in found.error) != of_map
 
 
-@pytest.mark.parametrize("module", ["argparse", "torch"])
-def test_an_interrupt_during_imports_is_one_line(tmp_path: Path, module: str) -> None:
-    (tmp_path / f"{module}.py").write_text(
-        "import os, signal, time\n"
-        "try:\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    time.sleep(60)\n"
-        "except KeyboardInterrupt:\n"
-        "    os.abort()  # as torch's import does\n"
-    )
-    script = "import sys, groundloc_start; sys.exit(groundloc_start.run())"
-    ended = subprocess.run(
-        [sys.executable, "-c", script, "match", __file__, __file__],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), capture_output=True,
-    )  # fmt: skip
-    assert (ended.returncode, ended.stderr) == (130, "error: interrupted\n")
-
-
 def test_interrupt_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "groundloc.py", "map", str(photos), str(tmp_path / "map"), *SIFT],

@@ -3,7 +3,6 @@
 import hashlib
 import importlib
 import json
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from matching.network import (
     EVERYTHING,
     NOTHING,
     Encoding,
-    NetworkConfig,
     PairNetwork,
     Prediction,
     Want,
@@ -487,31 +485,3 @@ def test_gpu_agrees_with_cpu(
             assert a.descriptors is not None and b.descriptors is not None
             # convolutions may use tf32, whose eleven bits the peaky golden attention amplifies
             assert (a.descriptors.cpu() * b.descriptors).sum(-1).mean() > 0.9999
-
-
-# ------------------------------------------------------------------------------ configurations
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"enc_depth": 0}, "enc_depth must be > 0"),
-        ({"enc_embed_dim": 100}, "does not divide into 16 heads"),
-        ({"pos_embed": "cosine"}, "pos_embed must be"),
-        ({"output_mode": "depth"}, "output_mode must be"),
-        ({"head_type": "catmlp+dpt"}, "needs an output_mode"),
-        ({"head_type": "dpt", "dec_depth": 9}, "more than 9 decoder blocks"),
-        ({"depth_mode": ("linear", -math.inf, math.inf)}, "depth_mode must be"),
-        ({"conf_mode": ("tanh", 0, 1)}, "confidence mode"),
-    ],
-)
-def test_bad_configurations_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        NetworkConfig(architecture="AsymmetricCroCo3DStereo", **values)
-
-
-def test_configuration_survives_its_arguments() -> None:
-    for model, arguments in GOLDEN["configs"].items():
-        config = golden_adapter.network_config(revived(arguments))
-        again = NetworkConfig.from_arguments(config.architecture, config.to_arguments())
-        assert again == config, model
