@@ -30,7 +30,7 @@ Size = tuple[int, int]
 class LookOptions:
     """Which pairs are looked at again, and when the second look counts."""
 
-    enough: int = 150  # pairs with more sure matches gain nothing by another look
+    enough: int = 250  # pairs with more sure matches gain nothing by another look
     min_sure: int = 100  # a look that finds fewer is not believed
     # of the windows as the network sees them, fraction of its image: 0.75 takes half the time of 1
     size: float = 0.75
