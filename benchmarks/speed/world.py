@@ -107,7 +107,7 @@ def main() -> None:
     steps: dict[str, Callable[[], object]] = {
         "draw scenes": lambda: draw_stage(pairs, generator, world.palette, difficulty=1.0),
         "choose cameras": lambda: draw_overlapping(stage, size, generator, difficulty=1.0),
-        "trace (5 samples)": lambda: kernels.trace(
+        "trace (5 samples everywhere)": lambda: kernels.trace(
             stage.scenes.geometry, scene.int(), view.int(), packed, offsets, size
         ),
         "trace + shadows + shading": lambda: render_images(

@@ -1,9 +1,10 @@
 """Rendering on the GPU (Triton): surfaces, shadows, textures and light.
 
 The twin of `matching.training.render`, `surface`, `textures` and `light`, formula by formula; see
-there for what the numbers mean. Four kernels over tiles of 16x16 pixels: trace
+there for what the numbers mean. Four kernels over tiles of pixels: trace
 (`matching.kernels.raycast`), surfaces, shadows, light with textures. One for all would save
-little memory traffic and take Triton a minute to compile.
+little memory traffic and take Triton a minute to compile. They work on the centres of all pixels
+first; a fifth finds the tiles with edges, in which they work on four more samples of each pixel.
 """
 
 import torch
@@ -282,7 +283,7 @@ def _looks(  # type: ignore[no-untyped-def]
 def _rough_kernel(  # type: ignore[no-untyped-def]
     ids, hits, radiance, rough, width, height, samples, JUMP: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """render.differs of the centres: 1 for tiles with a pixel unlike its neighbour."""
+    """render._differs of the centres: 1 for tiles with a pixel unlike its neighbour."""
     image = tl.program_id(1)
     _, _, x, y, _ = lanes_of_tile(width, 0, TILE, 1)
     inside = (x < width) & (y < height)
@@ -331,7 +332,7 @@ def render(
         sky_lod: Mip level of clouds and reflections.
         image_size: (width, height).
 
-    The passing numbers take 56 bytes a sample; with more than 2**27 samples offsets would leave 32
+    The passing numbers take 53 bytes a sample; with more than 2**27 samples offsets would leave 32
     bits: render fewer images at once.
 
     Returns:

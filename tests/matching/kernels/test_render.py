@@ -11,7 +11,7 @@ import torch
 from matching.training.builder import Place, PlaceBuilder
 from matching.training.cameras import look_at
 from matching.training.light import light_row, relief_normal
-from matching.training.render import SAMPLE_OFFSETS, render_image
+from matching.training.render import BRIGHTNESS_JUMP, SAMPLE_OFFSETS, _differs, render_image
 from matching.training.world import COS, RELIEF, SIN, WINDOW, Kind, Scenes
 
 WIDTH, HEIGHT = 18, 14
@@ -152,9 +152,42 @@ def compare_edges(device: str) -> None:
     touched = ((averaged - centers).abs() > 0).any(-1)
     tiles = torch.nn.functional.max_pool2d(touched.float(), 8, ceil_mode=True)
     wanted = torch.nn.functional.max_pool2d(edges.float(), 8, ceil_mode=True)
-    assert (tiles >= wanted).all()
+    assert (tiles >= wanted).all() and not tiles[..., 2].any()
     with pytest.raises(ValueError, match="1 or 5 samples"):
         image(3)
+
+
+def compare_rough(device: str) -> None:
+    """Tiles with one pixel unlike its neighbours, or beside one: by part, by light, by the sky."""
+    from matching.kernels import raycast, render
+
+    width, height, count = 21, 17, 12
+    rng = np.random.default_rng(0)
+    ids = torch.full((count, 5, height, width), 3, dtype=torch.int32)
+    parts = torch.full((count, 5, height, width), 29.0)
+    radiance = torch.full((count, 3, height, width), 0.5)
+    ids[:, 1:], parts[:, 1:] = -1, torch.from_numpy(rng.random((count, 4, height, width))).float()
+    for i in range(count):
+        x, y = (7, 8, 15, 16, 20, 0)[i % 6], (7, 3, 16, 8, 15, 0)[i % 6]
+        if i % 4 == 0:
+            parts[i, 0, y, x] = 30.0
+        elif i % 4 == 1:
+            ids[i, 0, y, x] = -1
+        else:  # a jump, and what is none
+            radiance[i, :, y, x] *= 2.0 if i % 4 == 2 else 1.7
+    layers = raycast.AROUND
+    grid = raycast.tile_grid((width, height), count, layers)
+    found = torch.empty((count, grid[0]), dtype=torch.int8, device=device)
+    render._rough_kernel[grid](
+        ids.to(device), parts.to(device), radiance.to(device), found, width, height, 5,
+        JUMP=BRIGHTNESS_JUMP, TILE=layers.tile,
+    )  # fmt: skip
+    seen = torch.where(ids[:, 0] < 0, -1.0, parts[:, 0])[..., None]
+    seen = torch.cat([seen, radiance.permute(0, 2, 3, 1)], -1)
+    rough = torch.stack([_differs(image) for image in seen]).float()
+    tiles = torch.nn.functional.max_pool2d(rough, layers.tile, ceil_mode=True)
+    assert found.cpu().tolist() == tiles.flatten(1).int().tolist()
+    assert 0.1 < float(tiles.mean()) < 0.5
 
 
 def test_interpreted_kernel_agrees_with_its_twin() -> None:
@@ -165,7 +198,7 @@ def test_interpreted_kernel_agrees_with_its_twin() -> None:
             sys.executable,
             "-c",
             f"import {__name__} as test; test.compare_relief('cpu'); test.compare('cpu'); "
-            "test.compare_edges('cpu')",
+            "test.compare_edges('cpu'); test.compare_rough('cpu')",
         ],
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -180,3 +213,4 @@ def test_kernel_agrees_with_its_twin() -> None:
     compare_relief("cuda")
     compare("cuda")
     compare_edges("cuda")
+    compare_rough("cuda")
