@@ -124,8 +124,7 @@ class Map:
         made, given = self.info.matcher, matcher.describe()
         if (made["name"], made["fingerprint"]) == (given["name"], given["fingerprint"]):
             return  # what else describes a matcher does not change encodings
-        field = first_difference({**made, "fingerprint": None}, {**given, "fingerprint": None})
-        field = field or "fingerprint"
+        field = _difference_of_matchers(made, given)
         raise InputError(
             f"the map '{self.path}' was made by another matcher: '{field}' differs (the map's is "
             f"{_value(made, field)}, this one's {_value(given, field)}): load the matcher that "
@@ -339,6 +338,25 @@ def _told(focal_sources: Mapping[str, int]) -> str:
     assumed = set(focal_sources) - {"given"}
     refined = "; all but given ones refined" if assumed else ""
     return f" (focal lengths of photos from: {counts}{refined})" if counts else ""
+
+
+def _difference_of_matchers(made: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What explains best that two matchers' fingerprints differ: names, weights, then options.
+
+    Options that only one of both has came with another version of groundloc.
+    """
+    of_made, of_given = (description.get("options") or {} for description in (made, given))
+    shared = of_made.keys() & of_given.keys()
+    differ = first_difference(
+        {key: value for key, value in made.items() if key not in ("fingerprint", "options")},
+        {key: value for key, value in given.items() if key not in ("fingerprint", "options")},
+    )
+    differ = differ or first_difference(
+        {name: of_made[name] for name in shared},
+        {name: of_given[name] for name in shared},
+        "options",
+    )
+    return differ or "fingerprint"
 
 
 def _value(description: Mapping[str, Any], field: str) -> str:

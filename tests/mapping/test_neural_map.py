@@ -1,6 +1,7 @@
 """Maps from a dense matcher on a rendered place with exact truth, without trained weights."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -118,12 +119,15 @@ def centre(cam_from_world: object) -> np.ndarray:
 
 
 def test_other_weights_are_refused_by_their_hash(scene: Map) -> None:
-    other = patch_matcher("newer", long_side_px=160)
+    other = patch_matcher("newer", long_side_px=160, max_matches=7)
     with pytest.raises(InputError, match=r"'weights_sha256' differs .*'patches', .*'newer'"):
         scene.check_matcher(other)
     finer = patch_matcher(long_side_px=320)
-    with pytest.raises(InputError, match=r"'options\.long_side_px' differs .* 160, .* 320"):
-        scene.check_matcher(finer)
+    earlier = {k: v for k, v in scene.info.matcher["options"].items() if k != "dense"}
+    matcher = {**scene.info.matcher, "options": earlier}
+    for of_map in (scene, Map(scene.path, replace(scene.info, matcher=matcher))):
+        with pytest.raises(InputError, match=r"'options\.long_side_px' differs .* 160, .* 320"):
+            of_map.check_matcher(finer)
     scene.check_matcher(patch_matcher(long_side_px=160, pixel_tol_px=3.0))
 
 
