@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from matching.training.geometry import Amount, constant
 
 BLUR_RADIUS = 6  # pixels; half the window of motion blur and defocus
+MOVED = 0.35  # share of the photos with motion blur
 
 
 def tone_map(radiance: torch.Tensor) -> torch.Tensor:
@@ -79,7 +80,7 @@ def develop(
     scale = max(height, width) / 512
     focus = options.blur_px * difficulty * scale * uniform() ** 3
     motion = options.motion_px * difficulty * scale * uniform() ** 2
-    motion = motion * (uniform() < 0.35).float()
+    motion = motion * (uniform() < MOVED).float()
     kernels = _blur_kernels(focus, motion, uniform(high=math.pi))
     white = torch.randn(radiance.shape, generator=generator, device=device)
     exposed = _before_blur(radiance, settings)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from matching.training.sensor import SensorRange, develop, jpeg, jpeg_tables, tone_map
+from matching.training.sensor import MOVED, SensorRange, develop, jpeg, jpeg_tables, tone_map
 
 
 def test_tone_curve_rises_and_stays_in_range() -> None:
@@ -55,6 +55,20 @@ def test_same_seed_same_photos_and_every_camera_differs() -> None:
     same = scene(1).expand(8, -1, -1, -1)
     means = develop(same, torch.Generator().manual_seed(2), difficulty=1.0).mean((1, 2, 3))
     assert float(means.std()) > 0.03
+
+
+def test_some_photos_are_blurred_by_motion() -> None:
+    still, moved = (
+        develop(
+            scene(80),
+            torch.Generator().manual_seed(3),
+            difficulty=1.0,
+            options=SensorRange(motion_px=strength),
+        )
+        for strength in (0.0, 60.0)
+    )
+    share = float(((still - moved).abs().amax((1, 2, 3)) > 0.02).float().mean())
+    assert 0.6 * MOVED < share < 1.4 * MOVED
 
 
 def test_difficulty_zero_is_a_good_camera() -> None:
