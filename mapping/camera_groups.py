@@ -1,6 +1,7 @@
 """Which photos share a camera."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from matching.types import View
 # focal length of a photo from its point map beside another photo's; None where there is none
 SeenFocal = Callable[[str, str], float | None]
 
+_USUAL = 0.8  # share of a folder's photos that have one size, if that size is one camera's
 _MAX_ASKED = 5  # photos of one camera whose point maps are asked for the focal length
 
 
@@ -158,12 +160,14 @@ def _group(
     """A key per photo; equal keys mean one camera.
 
     ``auto`` lets photos of a folder share a camera if their EXIF blocks give the same focal
-    length, or, where there is no EXIF, if all photos of the folder have one size: frames of a
-    video, or a set exported together. Photos from the internet rarely agree in either.
+    length, or, where there is no EXIF, if nearly all photos of the folder have their size, upright
+    or turned: frames of a video, or a set exported together, and what strayed there. Photos from
+    the internet rarely agree in either.
     """
-    folders: dict[str, set[tuple[int, int]]] = {}
-    for name in guesses:
-        folders.setdefault(_folder(name), set()).add(sizes[name])
+    formats: dict[str, Counter[tuple[int, ...]]] = {}
+    for name, guess in guesses.items():
+        if guess.source != "exif":
+            formats.setdefault(_folder(name), Counter())[_format(sizes[name])] += 1
     groups: dict[str, Hashable] = {}
     for name, guess in guesses.items():
         if mode == "single":
@@ -175,11 +179,15 @@ def _group(
         elif guess.source == "exif":
             focal = guess.camera.mean_focal_length()
             groups[name] = ("exif", _folder(name), sizes[name], round(focal, 3))
-        elif len(folders[_folder(name)]) == 1:
-            groups[name] = ("folder", _folder(name))
         else:
-            groups[name] = ("image", name)
+            alike = formats[_folder(name)]
+            usual = alike[_format(sizes[name])] >= _USUAL * alike.total()
+            groups[name] = ("size", _folder(name), sizes[name]) if usual else ("image", name)
     return groups
+
+
+def _format(size: tuple[int, int]) -> tuple[int, ...]:
+    return tuple(sorted(size))
 
 
 def _folder(name: str) -> str:

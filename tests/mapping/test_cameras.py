@@ -243,6 +243,18 @@ def test_which_photos_share_a_camera(tmp_path: Path) -> None:
         cameras_of(tmp_path, internet, "single")
 
 
+def test_a_stray_photo_does_not_part_the_others(tmp_path: Path) -> None:
+    photos = {f"{i}.jpg": ((48, 64) if i % 3 == 0 else (64, 48), 0) for i in range(8)}
+    stray = {"stray.jpg": ((50, 50), 0), "with_exif.jpg": ((30, 20), 28)}
+    found = cameras_of(tmp_path, photos | stray, "auto")
+    upright = {found[f"{i}.jpg"] for i in (0, 3, 6)}
+    lying = {found[f"{i}.jpg"] for i in (1, 2, 4, 5, 7)}
+    assert len(upright) == len(lying) == 1 and upright != lying
+    assert len(set(found.values())) == 4
+    strays = {f"stray{i}.jpg": ((50 + i, 50), 0) for i in range(3)}  # three of eleven
+    assert len(set(cameras_of(tmp_path, photos | strays, "auto").values())) == 11
+
+
 def test_given_cameras(tmp_path: Path) -> None:
     given = FakeWorld().camera
     sizes = {"a.jpg": (640, 480), "b.jpg": (640, 480), "c.jpg": (480, 640)}
