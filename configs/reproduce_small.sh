@@ -4,7 +4,7 @@
 # confidences of the point maps (minutes on a CPU). Needs the whole history of the repository.
 #   bash configs/reproduce_small.sh RUNS [GPUS]
 set -euo pipefail
-runs=$(mkdir -p "${1:?folder of the runs}" && cd "$1" && pwd)
+runs=$(mkdir -p "${1:?give the folder of the runs: bash configs/reproduce_small.sh RUNS [GPUS]}" && cd "$1" && pwd)
 gpus=${2:-2}
 root=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
 

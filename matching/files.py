@@ -43,6 +43,8 @@ def existing_file(path: PathLike, what: str = "file") -> Path:
         return file
     if file.is_dir():
         raise InputError(f"'{path}' is a folder where the {what} is expected")
+    if file.is_symlink():
+        raise InputError(f"'{path}' is a link to '{file.readlink()}', which is not there")
     raise InputError(f"no {what} '{path}'{_suggestion(file)}")
 
 

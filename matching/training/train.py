@@ -101,6 +101,8 @@ def train(
             # sums of similarities bear the rounding; the network runs in bfloat16 anyway
             torch.set_float32_matmul_precision("high")
         if stream is None:
+            if processes.first:
+                logger.info("painting the textures of the worlds takes a minute on one core")
             stream = PairWorld(
                 processes.device, textures_per_style=40, correspondences=1024, recorded=True
             )
@@ -280,6 +282,8 @@ class _Run:
         self.seconds_before = float(checkpoint.values["seconds"])
         self.lowest_matching = float(checkpoint.values["lowest_matching"])
         self.checkpoint = path
+        if self.trainer.processes.first:
+            logger.info("going on from step %d", checkpoint.step)
 
     def _export(self) -> Path:
         trainer, path = self.trainer, self.out / WEIGHTS_NAME

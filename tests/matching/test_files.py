@@ -91,6 +91,9 @@ def test_existing(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "list.txt").write_text("abc")
     assert existing_folder(tmp_path / "photos") == tmp_path / "photos"
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "moved.jpg")
+    with pytest.raises(InputError, match=r"gone.jpg' is a link to '.*moved.jpg', which is not"):
+        existing_file(tmp_path / "gone.jpg", "image")
     with pytest.raises(InputError, match=r"no folder '.*photoz'; did you mean '.*photos'"):
         existing_folder(tmp_path / "photoz")
     with pytest.raises(InputError, match="is a file where the folder is expected"):
