@@ -26,7 +26,6 @@ from groundloc_arguments import (
     make_parser,
     matcher_group,
     refuse_leftover,
-    refuse_without_effect,
     set_option,
     set_pairs,
     wrong_use,
@@ -331,7 +330,6 @@ def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.commands import EvaluateCall, Scores
 
     given, files = given_options(arguments), (arguments.poses, arguments.ground_truth)
-    refuse_without_effect(arguments)
     check_outputs(arguments.out)
     report: Scores
     if arguments.protocol is not None:

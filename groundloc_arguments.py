@@ -332,12 +332,16 @@ def refuse_without_effect(arguments: argparse.Namespace) -> None:
 
 
 def check_inputs(arguments: argparse.Namespace) -> None:
-    """Fail at once where a file or folder that is named is not there; the stages look closer."""
+    """Fail at once where flags clash or what is named is not there; the stages look closer."""
     from mapping.info import read_info
     from mapping.workspace import is_half_published
     from matching.files import existing_file, existing_folder
 
     named = {key: value for key, value in vars(arguments).items() if value is not None}
+    if "protocol" in vars(arguments):
+        refuse_without_effect(arguments)
+    if "protocol" in named:  # wrong use of a data set's options comes before what is not there
+        return
     folders = {"images": "photo folder", "photos": "photo folder", "map_images": "photo folder"}
     folders["known_poses"] = "COLMAP model folder"
     files = {"image0": "image", "image1": "image", "cameras": "camera list"}
