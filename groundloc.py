@@ -262,8 +262,8 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.matcher == "sift":
             raise WrongUseError("--dense needs a neural matcher (--matcher), SIFT is sparse")
         set_option(given, "matcher.dense", True)
+    refuse_leftover(given, arguments.matcher)
     matcher = load_chosen_matcher(arguments, given)
-    refuse_leftover(given)
     paths = arguments.image0, arguments.image1
     views = matcher.encode(paths[0]), matcher.encode(paths[1])
     matches = matcher.match_views(*views)

@@ -373,13 +373,25 @@ def check_outputs(*files: str | Path | None, picture: str | None = None) -> None
             check_writable(file)
 
 
-def refuse_leftover(given: Mapping[str, Any]) -> None:
-    """Options that a command does not have must not be ignored without a word."""
-    if given:
-        raise WrongUseError(
-            f"this command has no option '{next(iter(given))}' (a matcher's options start with "
-            "'matcher.')"
-        )
+def refuse_leftover(given: Mapping[str, Any], matcher: str | None = None) -> None:
+    """Options that a command does not have must not be ignored without a word.
+
+    Args:
+        given: From `given_options`.
+        matcher: Whose options are the only ones of the command, as the group ``matcher``; None
+            where a command has no options.
+    """
+    from matching.load import options_class
+    from matching.options import option_names, unknown_option
+
+    known: list[str] = []
+    if matcher is not None:
+        matcher_group(matcher, given)
+        if not matcher.startswith("hloc:"):
+            known = [f"matcher.{name}" for name in sorted(option_names(options_class(matcher)))]
+    unknown = [key for key in given if key != "matcher" or matcher is None]
+    if unknown:
+        raise WrongUseError(str(unknown_option(unknown[0], known)))
 
 
 def given_camera(text: str | None, option: str) -> "pycolmap.Camera | None":

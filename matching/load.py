@@ -64,13 +64,18 @@ def matcher_options(name: str, values: Mapping[str, Any]) -> Any:
         if values:
             raise InputError(f"hloc's files have no options, got {', '.join(values)}")
         return None
+    return build_options(options_class(name), values, prefix="matcher.")
+
+
+def options_class(name: str) -> type[Any]:
+    """The dataclass of a matcher's options; hloc's files have none."""
     if name == "sift":
         from matching.sift import SiftOptions
 
-        return build_options(SiftOptions, values, prefix="matcher.")
+        return SiftOptions
     from matching.mast3r import Mast3rOptions
 
-    return build_options(Mast3rOptions, values, prefix="matcher.")
+    return Mast3rOptions
 
 
 def known_matchers() -> list[str]:

@@ -15,6 +15,8 @@ from matching.files import PathLike, existing_file
 
 T = TypeVar("T")
 
+_MAX_OFFERED = 3  # names that a message offers for one that is unknown
+
 
 def build_options(
     cls: type[T], values: Mapping[str, Any], prefix: str = "", base: T | None = None
@@ -29,18 +31,14 @@ def build_options(
         base: What missing fields are taken from; None: the defaults of ``cls``.
 
     Raises:
-        InputError: Unknown key (the known ones are listed), wrong type or refused value.
+        InputError: Unknown key (see `unknown_option`), wrong type or refused value.
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     arguments = {}
     for key, value in values.items():
         if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean '{prefix}{close[0]}'?" if close else ""
-            raise InputError(
-                f"unknown option '{prefix}{key}'{hint} (known: {', '.join(sorted(fields))})"
-            )
+            raise unknown_option(str(key), sorted(fields), prefix=prefix, nested=option_names(cls))
         default = _default(fields[key]) if base is None else getattr(base, key)
         arguments[key] = _convert(hints[key], value, f"{prefix}{key}", default)
     try:
@@ -51,6 +49,39 @@ def build_options(
         raise
     except ValueError as error:  # __post_init__ refuses a value and says which
         raise InputError(f"option {prefix}{error}") from error
+
+
+def unknown_option(
+    key: str, known: Sequence[str], *, prefix: str = "", nested: Sequence[str] = ()
+) -> InputError:
+    """The error for an option that does not exist: the nearest names, and all known ones.
+
+    Args:
+        key: What was given.
+        known: All names that could have been given in its place; there may be none.
+        prefix: Dotted path of the group, for the message.
+        nested: Dotted names inside of groups, offered where a last part of them is meant.
+    """
+    close = difflib.get_close_matches(key, known, n=1)
+    if not close:
+        candidates = dict.fromkeys([*known, *nested])
+        last = {name: name.rpartition(".")[2] for name in candidates}
+        best = difflib.get_close_matches(key.rpartition(".")[2], [*last.values()], n=1)
+        close = [name for name in candidates if last[name] in best][:_MAX_OFFERED]
+    offered = " or ".join(f"'{prefix}{name}'" for name in close)
+    hint = f"; did you mean {offered}?" if close else ""
+    listed = f"known: {', '.join(known)}" if known else "this command has none"
+    return InputError(f"unknown option '{prefix}{key}'{hint} ({listed})")
+
+
+def option_names(cls: Any) -> list[str]:
+    """Dotted names of all options of a dataclass that are no groups themselves."""
+    names: list[str] = []
+    for name, hint in typing.get_type_hints(cls).items():
+        kinds = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+        inner = [below for kind in kinds for below in option_names(kind)]
+        names += [f"{name}.{below}" for below in inner] or [name]
+    return names
 
 
 def _default(field: "dataclasses.Field[Any]") -> Any:

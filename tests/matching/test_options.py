@@ -11,9 +11,11 @@ from matching.options import (
     build_options,
     first_difference,
     merge_options,
+    option_names,
     options_as_dict,
     parse_assignments,
     read_options_file,
+    unknown_option,
 )
 
 
@@ -63,6 +65,22 @@ def test_builds_nested_options() -> None:
 def test_refuses(values: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_options(Outer, values)
+
+
+def test_unknown_names_are_met_with_the_nearest() -> None:
+    of_inner = ("size_px", "limits", "window")
+    assert option_names(Inner) == list(of_inner)
+    assert option_names(Special) == [f"{g}.{n}" for g in ("inner", "perhaps") for n in of_inner]
+    for values, message in (
+        ({"size": 3}, "'size'; did you mean 'inner.size_px' or 'perhaps.size_px'? (known: inner, "),
+        ({"iner": 3}, "'iner'; did you mean 'inner'? (known: inner, perhaps)"),
+        ({"inner": {"sizepx": 3}}, "'inner.sizepx'; did you mean 'inner.size_px'? (known: limits"),
+        ({"quite": 3}, "'quite' (known: inner, perhaps)"),
+    ):
+        with pytest.raises(InputError) as refused:
+            build_options(Special, values)
+        assert message in str(refused.value)
+    assert str(unknown_option("a.size", [])) == "unknown option 'a.size' (this command has none)"
 
 
 def test_assignments() -> None:
