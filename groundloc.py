@@ -477,6 +477,7 @@ def _configure_logging(arguments: argparse.Namespace) -> None:
     )
     for library in ("faiss", "torch"):  # how they were compiled, what they cached
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
 
 
 COMMANDS = {

@@ -1,11 +1,14 @@
 """Checkpoints of the model hub through its own client: its cache, offline switch and mirrors."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from matching.errors import InputError, MissingPackageError
+
+logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
@@ -46,6 +49,8 @@ def download(hub_id: str, names: Sequence[str]) -> Path:
     folder = Path()
     for name in names:
         cached = huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
+        if not isinstance(cached, str):  # said first: the client tries for half a minute
+            logger.info("fetching %s of '%s' from the hub", name, hub_id)
         try:
             path = Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
         except (OSError, ValueError, errors.HTTPError) as error:  # ValueError: a malformed id

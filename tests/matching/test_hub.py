@@ -203,9 +203,21 @@ def test_command_line_matches_with_a_hub_id(tmp_path: Path, hub: Hub) -> None:
     command += ["--set", "matcher.min_confidence=0"]
     done = in_a_process(tmp_path / "cache", hub.url, command)
     assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("config.json", "model.safetensors"):
+        assert done.stderr.count(f"INFO: fetching {name} of '{REPO}' from the hub\n") == 1
     result = json.loads(done.stdout)
     assert result["matcher"]["name"] == REPO
     assert len(result["keypoints0"]) == result["num_matches"]
+
+
+def test_the_client_says_once_that_it_tries_again(tmp_path: Path) -> None:
+    program = """
+import huggingface_hub.utils, groundloc
+groundloc._configure_logging(groundloc.make_parser(groundloc.COMMANDS).parse_args(["info", "map"]))
+huggingface_hub.utils.logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s")
+"""
+    done = in_a_process(tmp_path, "http://127.0.0.1:9", ["-c", program])
+    assert (done.returncode, done.stderr.count("Retrying in 1s")) == (0, 1), done.stderr
 
 
 def test_what_is_not_there_is_said_in_one_line(tmp_path: Path, hub: Hub) -> None:
