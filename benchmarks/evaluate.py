@@ -336,7 +336,9 @@ def _asked_names(
         asked = set(names)
         unasked = [name for name in found if name not in asked]
         if unasked:
-            notes.append(f"{len(unasked)} results are of no query and were ignored: {unasked[0]}")
+            notes.append(
+                f"{len(unasked)} results are of no query and were ignored: {_some(unasked)}"
+            )
     elif any(f.result is not None for f in found.values()):
         names = list(found)
     else:
@@ -353,11 +355,17 @@ def _asked_names(
         )
     if unknown:
         notes.append(
-            f"{len(unknown)} queries have no ground truth and are not scored: {unknown[0]}"
+            f"{len(unknown)} queries have no ground truth and are not scored: {_some(unknown)}"
         )
     if not names:
         raise InputError("nothing to evaluate: there are no queries")
     return names, notes
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three of names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more}"
 
 
 def _errors(

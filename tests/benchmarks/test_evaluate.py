@@ -183,6 +183,11 @@ def test_names_that_do_not_fit_are_an_error_and_unknown_queries_a_note() -> None
     report = evaluate(RESULTS, TRUTH, queries=["q0.jpg", "q1.jpg"])
     assert report.num_queries == 2
     assert any("2 results are of no query" in note for note in report.notes)
+    assert any(note.endswith("ignored: q2.jpg, q3.jpg") for note in report.notes)
+    unknown = [f"new{i}.jpg" for i in range(5)]
+    report = evaluate({**RESULTS, **{name: failed(name) for name in unknown}}, TRUTH)
+    named = "new0.jpg, new1.jpg, new2.jpg and 2 more"
+    assert f"5 queries have no ground truth and are not scored: {named}" in report.notes
 
 
 def test_alignment_is_done_only_if_asked_and_from_map_images_only(tmp_path: Path) -> None:
