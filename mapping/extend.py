@@ -4,6 +4,7 @@ Poses, cameras and points of the map stay as they are; new photos are matched, r
 triangulated against them. The old map stays in place until the new one is complete.
 """
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,8 @@ from matching.options import build_options, options_as_dict
 from matching.progress import Progress, silent
 from matching.types import View
 
+logger = logging.getLogger(__name__)
+
 # focal lengths of EXIF and map may differ this much, relative, and still be one camera
 _MAX_FOCAL_DIFFERENCE = 0.15
 
@@ -112,6 +115,7 @@ def extend_map(
         new = _new_photos(current, found, progress)
         if not new and not found.bad:
             workspace.discard()
+            _tell_unchanged(current, images)
             return current
         poses = {} if known_poses is None else read_known_poses(known_poses, list(new))
         given = {n: c for n, (c, _) in poses.items()}
@@ -128,6 +132,10 @@ def extend_map(
         extension = _Extension(current, workspace, Path(images), matcher, progress)
         with extension.clock.stage("extend"):
             return extension.run(new, dict(found.bad), poses, given)
+
+
+def _tell_unchanged(scene: Map, images: PathLike) -> None:
+    logger.info("nothing to add: the map '%s' knows all photos of '%s'", scene.path, images)
 
 
 def _new_photos(scene: Map, found: PhotoSet, progress: Progress) -> dict[str, Photo]:
@@ -191,6 +199,7 @@ class _Extension:
         if not names:
             self.workspace.discard()
             if set(bad) <= set(self.scene.info.not_registered):
+                _tell_unchanged(self.scene, self.images)
                 return self.scene  # only photos that the map could not use before either
             name, reason = next(iter(sorted(bad.items())))
             raise InputError(f"no new photo can be used ('{name}': {reason})")

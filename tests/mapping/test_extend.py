@@ -35,7 +35,10 @@ def make(place: Place, path: Path, matcher: FakeMatcher, *, posed: bool) -> Map:
 
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("posed", [False, True])
-def test_extend_keeps_what_is_there(place: Place, tmp_path: Path, posed, dense) -> None:
+def test_extend_keeps_what_is_there(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture, posed, dense
+) -> None:
+    caplog.set_level("INFO", "mapping.extend")
     matcher = (FakeDenseMatcher if dense else FakeMatcher)(place.world)
     old = make(place, tmp_path / "map", matcher, posed=posed)
     matcher.num_encoded = matcher.num_matched = 0
@@ -61,7 +64,10 @@ def test_extend_keeps_what_is_there(place: Place, tmp_path: Path, posed, dense) 
     assert new.check() == []
     view = matcher.encode(place.photos / "0005.png")
     assert new.retrieve(view, matcher, 1)[0].name == "0005.png"
-    assert new.extend(place.photos, matcher).fingerprint == new.fingerprint  # nothing to add
+    assert caplog.messages == []
+    assert new.extend(place.photos, matcher).fingerprint == new.fingerprint
+    nothing = f"nothing to add: the map '{new.path}' knows all photos of '{place.photos}'"
+    assert caplog.messages == [nothing]
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -205,7 +211,9 @@ def test_extend_by_retrieval(place: Place, tmp_path: Path) -> None:
     assert "0003.png" in scene.image_names
 
 
-def test_bad_and_unconnected_new_photos_are_listed(place: Place, tmp_path: Path) -> None:
+def test_bad_and_unconnected_new_photos_are_listed(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     matcher = FakeMatcher(place.world)
     scene = make(place, tmp_path / "map", matcher, posed=True)
     more = tmp_path / "more"
@@ -216,7 +224,9 @@ def test_bad_and_unconnected_new_photos_are_listed(place: Place, tmp_path: Path)
     assert sorted(extended.info.not_registered) == ["broken.jpg", "nothing.png"]
     assert "no readable image" in extended.info.not_registered["broken.jpg"]
     assert "no verified matches" in extended.info.not_registered["nothing.png"]
+    caplog.set_level("INFO", "mapping.extend")
     same = extended.extend(more, matcher)  # nothing new
+    assert len(caplog.messages) == 1 and "nothing to add" in caplog.text
     assert same.info == extended.info
     assert not (same.path / ".build").exists()
     again = extended.extend(place.photos, matcher, names=["0008.png"])
