@@ -125,7 +125,7 @@ class PlaceBuilder:
         self._materials: list[torch.Tensor] = []
 
     def texture(self, style: str) -> int:
-        """A new texture of a style (a method name of `textures.Painter`); returns its index."""
+        """A new texture of a style (a method name of `painter.Painter`); returns its index."""
         self.styles.append(style)
         return len(self.styles) - 1
 

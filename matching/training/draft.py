@@ -42,21 +42,34 @@ from matching.training.world import (
 
 # which styles of texture a kind of surface may wear; repeated = more often
 SURFACES = {
-    "wall": ("plain", "plain", "plain", "gradient", "stone", "bricks", "bricks", "tiles", "noisy"),
-    "floor": ("tiles", "tiles", "planks", "planks", "cobbles", "stone", "noisy", "plain"),
-    "ground": ("cobbles", "grass", "grass", "tiles", "stone", "noisy", "bricks"),
-    "object": ("leaves", "leaves", "noisy", "planks", "marks", "plain", "stone", "gradient"),
-    "picture": ("poster", "poster", "leaves", "marks", "leaves"),
+    "wall": (
+        *("plain", "plain", "plain", "gradient", "stone", "bricks", "bricks", "tiles", "noisy"),
+        *("stains", "stains", "wallpaper", "ornament", "stripes"),
+    ),
+    "floor": ("tiles", "tiles", "planks", "planks", "cobbles", "stone", "noisy", "plain", "weave"),
+    "ceiling": ("plain", "plain", "plain", "gradient", "tiles", "planks", "stains"),
+    "ground": ("cobbles", "grass", "grass", "tiles", "stone", "noisy", "bricks", "stains"),
+    "object": (
+        *("leaves", "leaves", "noisy", "planks", "marks", "plain", "stone", "gradient"),
+        *("stains", "ornament", "stripes", "weave"),
+    ),
+    "picture": ("poster", "poster", "leaves", "marks", "leaves", "ornament", "books"),
+    "shelf": ("books",),
     "wood": ("planks", "planks", "plain", "noisy"),
-    "metal": ("plain", "plain", "noisy"),
+    "metal": ("plain", "plain", "noisy", "stains"),
     "green": ("grass", "grass", "noisy", "leaves"),
-    "cloth": ("plain", "plain", "noisy", "gradient", "leaves"),
+    "cloth": ("plain", "plain", "noisy", "gradient", "leaves", "weave", "weave", "wallpaper"),
+    "masonry": ("stone", "stains", "stains", "bricks", "ornament", "plain", "noisy"),
+    "roof": ("tiles", "bricks", "planks", "plain", "stripes", "stains"),
+    "grain": ("noisy", "grass", "stains", "weave", "stone", "leaves", "plain"),
     "glass": ("glass",),
+    "view": ("glass", "plain", "gradient", "noisy", "grass", "leaves"),  # out of a window
     "sky": ("noisy", "stone"),
+    "bare": ("plain", "plain", "plain", "gradient"),
 }
 
 
-TABLE_COLUMNS = 512  # of Palette.table
+TABLE_COLUMNS = 2048  # of Palette.table
 RELIEF_SHARE = 0.6  # of the primitives; on a fifth of these dark is high
 # root mean square over a texture of usual contrast seen at half its resolution, metres per metre;
 # at a tenth one begins to see it, at one bricks look rough hewn
@@ -64,6 +77,10 @@ RELIEF_SLOPES = 0.15, 1.2
 # textures of less contrast (near-plain walls) get flatter relief: theirs would be that of 8 bits
 SMOOTH = 5.0  # `TextureBank.roughness`
 PAINTED = 0.3  # share of the primitives of a colour, dark or bright, of their own
+BARE = 0.2  # share of the places where most things have next to no texture
+ONE_STONE = 0.2  # share of the places built, and cluttered, of one material
+STONES = ("wall", "masonry", "object", "floor", "roof")  # surfaces that may be of that material
+FINE = 0.4  # share of the second textures that are grain, finer than the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +131,7 @@ class _Part(NamedTuple):
     params: torch.Tensor  # (B, n, 6)
     keep: torch.Tensor  # (B, n) 0 or 1
     scale: torch.Tensor  # (B, n) metres per repeat of the texture, 0 = by the size
+    glow: torch.Tensor  # (B, n) emission, < 0 = by chance
 
 
 class Draft:
@@ -172,6 +190,8 @@ class Draft:
         clutter: bool = False,
         texture_m: torch.Tensor | None = None,
         like: int | None = None,
+        of: int | None = None,
+        glow: torch.Tensor | None = None,
     ) -> int:
         """Add n primitives to each scene.
 
@@ -188,6 +208,8 @@ class Draft:
             texture_m: Metres per repeat of the texture, (B, n); default: from the size.
             like: What an earlier call returned: these n primitives wear the materials of those n,
                 as the parts of one thing do.
+            of: What an earlier call returned: all n wear the material of that one primitive.
+            glow: How much each shines by itself in units of its albedo, (B, n); default: a few do.
 
         Returns:
             The place of the first of the n in the scenes.
@@ -211,12 +233,13 @@ class Draft:
                 params=F.pad(params, (0, 6 - params.shape[-1])).expand(*shape, 6),
                 keep=torch.ones(shape, device=self.device) if keep is None else keep.float(),
                 scale=torch.zeros(shape, device=self.device) if texture_m is None else texture_m,
+                glow=torch.full(shape, -1.0, device=self.device) if glow is None else glow,
             )
         )
         self._surfaces += [surface] * number
         self._clutter += [clutter] * number
         leader = first if like is None else like
-        self._wearers += range(leader, leader + number)
+        self._wearers += range(leader, leader + number) if of is None else [of] * number
         return first
 
     def finish(self, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -239,23 +262,28 @@ class Draft:
         alone = 1.0 + self.chance(0.5, number).float()
         filled[..., VIEWS] = torch.where(self.uniform(number) < self.one_view * loose, alone, 3.0)
         materials = torch.zeros((self.count, slots, NUM_FACES, NUM_MATERIAL), device=self.device)
-        self._wear(materials[:, :number], half, part.scale)
+        self._wear(materials[:, :number], half, part)
         wearers = constant(tuple(float(w) for w in self._wearers), self.device).long()
         materials[:, :number] = materials[:, wearers]
         return geometry, materials
 
-    def _wear(self, material: torch.Tensor, half: torch.Tensor, texture_m: torch.Tensor) -> None:
+    def _wear(self, material: torch.Tensor, half: torch.Tensor, part: _Part) -> None:
         """Fill in random materials of n primitives, (B, n, NUM_FACES, NUM_MATERIAL)."""
         n = half.shape[1]
         texture = self._textures(self._surfaces, NUM_FACES)
+        bare = self.chance(BARE, 1, 1) & self.chance(0.75, n, 1)
+        texture = torch.where(bare, self._textures(["bare"] * n, NUM_FACES), texture)
         alike = self.chance(0.55, n, 1)
         texture = torch.where(alike, texture[..., :1], texture)
+        may = constant(tuple(float(s in STONES) for s in self._surfaces), self.device) > 0
+        stone = self.chance(ONE_STONE, 1, 1) & self.chance(0.7, n, 1) & may[:, None]
+        texture = torch.where(stone, self._textures(["masonry"], 1), texture)
         texture[..., WINDOW] = self._textures(["glass"] * n, 1)[..., 0]
         texture[..., REVEAL] = texture[..., 0]
         material[..., TEXTURE] = texture
         size = half.mean(-1).clamp(0.05, 6.0)
         fitting = (size * self.log_uniform(n, low=0.6, high=3.2)).clamp_min(0.12)
-        texture_m = torch.where(texture_m > 0, texture_m, fitting)
+        texture_m = torch.where(part.scale > 0, part.scale, fitting)
         scale = texture_m[..., None].expand(-1, -1, NUM_FACES).clone()
         scale[..., WINDOW] = scale[..., WINDOW] * self.uniform(n, low=0.3, high=1.0)
         material[..., SCALE] = scale
@@ -271,13 +299,24 @@ class Draft:
         level = torch.where(painted, self.log_uniform(n, 1, 1, low=0.08, high=1.6), level)
         strong = self.log_uniform(n, 1, 3, low=0.35, high=1.4)
         hue = torch.where(painted & self.chance(0.5, n, 1, 1), strong, hue)
-        material[..., TINT] = level * hue
+        tint = level * hue
+        common = self.log_uniform(1, 1, 1, low=0.5, high=1.4) * (1 + 0.1 * self.uniform(1, 1, 3))
+        tint = torch.where(stone[..., None], common * (1 + 0.06 * (hue - 1)), tint)
+        material[..., TINT] = tint
         material[..., GLOSS] = self.uniform(n, 1) ** 2 * 0.3 * self.chance(0.3, n, 1)
         material[..., WINDOW, GLOSS] = self.uniform(n, low=0.03, high=0.35)
-        material[..., OVERLAY] = self._textures(["object"] * n, NUM_FACES)
-        material[..., OVERLAY_SCALE] = scale * self.uniform(n, 1, low=1.9, high=5.5)
-        material[..., OVERLAY_WEIGHT] = self.uniform(n, 1, high=0.7) * self.chance(0.5, n, 1)
-        material[..., EMISSION] = self.uniform(n, 1) * self.chance(0.03, n, 1)
+        # a second texture: large, against repeats, or fine, what is seen from near
+        fine = self.chance(FINE, n, 1)
+        grain, large = (self._textures([s] * n, NUM_FACES) for s in ("grain", "object"))
+        material[..., OVERLAY] = torch.where(fine, grain, large)
+        wide, narrow = (
+            self.uniform(n, 1, low=1.9, high=5.5),
+            self.log_uniform(n, 1, low=0.06, high=0.4),
+        )
+        material[..., OVERLAY_SCALE] = scale * torch.where(fine, narrow, wide)
+        material[..., OVERLAY_WEIGHT] = self.uniform(n, 1, high=0.7) * self.chance(0.6, n, 1)
+        by_chance = self.uniform(n) * self.chance(0.03, n)
+        material[..., EMISSION] = torch.where(part.glow < 0, by_chance, part.glow)[..., None]
         material[..., CELL_JITTER] = self.uniform(n, 1) * self.chance(0.5, n, 1)
         low, high = RELIEF_SLOPES
         slope = self.log_uniform(n, 1, low=low, high=high) * self.chance(RELIEF_SHARE, n, 1)

@@ -183,6 +183,74 @@ def add_rods(
     draft.add(Kind.CYLINDER, center, half, "metal", keep=draft.chance(0.7, number))
 
 
+def add_cables(
+    draft: Draft, number: int, low: torch.Tensor, high: torch.Tensor, *, longest: float
+) -> None:
+    """Cables, pipes, curtain rails: thin and level, in any direction.
+
+    Args:
+        draft: To add to.
+        number: Cables per scene.
+        low: Lower corner of where their middles lie, (B, 3).
+        high: Upper corner, (B, 3).
+        longest: Metres.
+    """
+    center = low[:, None] + (high - low)[:, None] * draft.uniform(number, 3)
+    radius = draft.log_uniform(number, low=0.003, high=0.025)
+    half = stack3(radius, radius, 0.5 * longest * draft.uniform(number, low=0.1))
+    # along the walls, or askew
+    yaw = 1.5708 * torch.floor(draft.uniform(number, high=2.0))
+    yaw = yaw + draft.uniform(number, high=3.1416) * draft.chance(0.4, number)
+    c, s, zero = yaw.cos(), yaw.sin(), torch.zeros_like(yaw)
+    # local z along the cable
+    rotation = torch.stack([-s, zero, c, c, zero, s, zero, zero + 1, zero], -1)
+    draft.add(
+        Kind.CYLINDER, center, half, "metal", rotation=rotation.reshape(*yaw.shape, 3, 3),
+        keep=draft.chance(0.6, number),
+    )  # fmt: skip
+
+
+def add_roof(
+    draft: Draft,
+    center: torch.Tensor,
+    half: torch.Tensor,
+    keep: torch.Tensor,
+    *,
+    along_y: bool = False,
+) -> None:
+    """Gable roofs: two slabs that lean on each other over boxes.
+
+    Args:
+        draft: To add to.
+        center: Of the boxes' tops, (B, n, 3).
+        half: Half width along x and along y, (B, n, 2).
+        keep: False leaves a roof out, (B, n).
+        along_y: The ridge runs along y instead of x.
+    """
+    number = center.shape[1]
+    pitch = draft.uniform(number, low=0.25, high=0.9)
+    span, long = (half[..., 0], half[..., 1]) if along_y else (half[..., 1], half[..., 0])
+    eaves = draft.uniform(number, low=0.05, high=0.4)
+    slope = (0.5 * span + eaves) / pitch.cos()
+    thick = torch.full_like(slope, 0.06)
+    first: int | None = None
+    for side in (-1.0, 1.0):
+        c, s, zero = pitch.cos(), side * pitch.sin(), torch.zeros_like(pitch)
+        out = side * 0.5 * span
+        up = 0.5 * span * pitch.tan()
+        if along_y:  # turned about y: local x runs down the slope
+            rotation = torch.stack([c, zero, s, zero, zero + 1, zero, -s, zero, c], -1)
+            at, body = stack3(out, zero, up), stack3(slope, long + eaves, thick)
+        else:  # turned about x: local y runs down the slope
+            rotation = torch.stack([zero + 1, zero, zero, zero, c, s, zero, -s, c], -1)
+            at, body = stack3(zero, out, up), stack3(long + eaves, slope, thick)
+        place = draft.add(
+            Kind.BOX, center + at, body, "roof", rotation=rotation.reshape(*pitch.shape, 3, 3),
+            keep=keep, like=first,
+        )  # fmt: skip
+        first = place if first is None else first
+
+
 def add_bushes(
     draft: Draft,
     number: int,

@@ -5,6 +5,7 @@ import torch
 from matching.training.draft import Draft, random_rotation
 from matching.training.furnish import (
     add_bushes,
+    add_cables,
     add_chairs,
     add_clutter,
     add_floating,
@@ -41,6 +42,11 @@ def room(draft: Draft) -> Stage:
         Kind.BOX, torch.zeros_like(slab)[:, None], slab[:, None], "floor",
         texture_m=draft.log_uniform(1, low=0.5, high=3.0),
     )  # fmt: skip
+    top = torch.cat([torch.zeros_like(half[:, :2]), 2 * half[:, 2:]], -1)
+    draft.add(
+        Kind.BOX, top[:, None], slab[:, None], "ceiling", keep=draft.chance(0.75, 1),
+        texture_m=draft.log_uniform(1, low=0.6, high=3.0),
+    )  # fmt: skip
     rug = torch.cat(
         [draft.uniform(1, 2, low=0.4, high=1.6), torch.full_like(big, 0.02)[..., None]], -1
     )
@@ -52,8 +58,8 @@ def room(draft: Draft) -> Stage:
 
     # pictures, windows, doors, cupboards on the walls
     for number, surface, sizes, depth in (
-        (10, "picture", (0.12, 0.8), (0.01, 0.05)),
-        (3, "glass", (0.4, 1.0), (0.02, 0.06)),
+        (8, "picture", (0.12, 0.8), (0.01, 0.05)),
+        (3, "view", (0.4, 1.0), (0.02, 0.06)),
         (4, "wood", (0.25, 0.9), (0.1, 0.5)),
     ):
         on_x = draft.chance(0.5, number)
@@ -70,7 +76,11 @@ def room(draft: Draft) -> Stage:
             z = torch.where(draft.chance(0.6, number), tall, 1.6 * hz)
         half_x = torch.where(on_x, thick, width)
         half_y = torch.where(on_x, width, thick)
-        draft.add(Kind.BOX, stack3(x, y, z), stack3(half_x, half_y, tall), surface)
+        bright = draft.log_uniform(number, low=0.2, high=4.0) * draft.chance(0.6, number)
+        draft.add(
+            Kind.BOX, stack3(x, y, z), stack3(half_x, half_y, tall), surface,
+            glow=bright if surface == "view" else None,
+        )  # fmt: skip
 
     # book shelves: a facade whose recesses are the compartments
     number = 2
@@ -90,6 +100,10 @@ def room(draft: Draft) -> Stage:
     y = torch.where(on_x, along * hy, side * (hy - thick))
     body = stack3(torch.where(on_x, thick, width), torch.where(on_x, width, thick), tall)
     draft.add(Kind.FACADE, stack3(x, y, tall), body, "wood", params=params)
+    # and their backs of books, or a wall of them
+    keep = draft.chance(0.5, number)
+    half_x, half_y = (torch.where(way, 0.4 * thick, width) for way in (on_x, ~on_x))
+    draft.add(Kind.BOX, stack3(x, y, tall), stack3(half_x, half_y, tall * 0.99), "shelf", keep=keep)
 
     tops = add_tables(draft, 3, low * 0.75, high * 0.75)
     for k in range(3):
@@ -98,11 +112,27 @@ def room(draft: Draft) -> Stage:
             draft, 4, spot[:, :2] - 0.35, spot[:, :2] + 0.35,
             spot[:, 2:3].expand(-1, 4), (0.02, 0.14),
         )  # fmt: skip
+    # screens: dark, or showing something
+    number = 2
+    spot = tops[:, :number]
+    tall = draft.uniform(number, low=0.1, high=0.25)
+    xy = spot[..., :2] + 0.2 * draft.uniform(number, 2, low=-1.0)
+    on = draft.uniform(number, low=0.2, high=1.5) * draft.chance(0.5, number)
+    draft.add(
+        Kind.BOX, stack3(xy[..., 0], xy[..., 1], spot[..., 2] + tall),
+        stack3(1.6 * tall, torch.full_like(tall, 0.015), tall), "picture",
+        yaw=draft.uniform(number, high=6.283), keep=draft.chance(0.7, number), glow=on,
+    )  # fmt: skip
     add_chairs(draft, 3, low * 0.9, high * 0.9)
     add_sofas(draft, 2, low * 0.8, high * 0.8)
-    add_clutter(draft, 20, low * 0.95, high * 0.95, draft.uniform(20) * 0.0, (0.04, 0.5))
+    add_clutter(draft, 14, low * 0.95, high * 0.95, draft.uniform(14) * 0.0, (0.04, 0.5))
     add_floating(draft, 5, low, high, 2 * half[:, 2])
     add_rods(draft, 5, low * 0.9, high * 0.9, 1.6)
+    corners = (
+        torch.cat([low * 0.97, 0 * half[:, 2:]], -1),
+        torch.cat([high * 0.97, 2 * half[:, 2:]], -1),
+    )
+    add_cables(draft, 3, *corners, longest=3.0)
     add_bushes(draft, 2, low * 0.85, high * 0.85, 0.0, (0.15, 0.45))
     wall = constant((0.12, 0.12, 0.3), draft.device)
     span = half - wall

@@ -1,13 +1,16 @@
 """Random streets and open land."""
 
 import torch
+import torch.nn.functional as F
 
 from matching.training.draft import Draft, random_rotation
 from matching.training.furnish import (
     add_bushes,
+    add_cables,
     add_clutter,
     add_fences,
     add_rods,
+    add_roof,
     add_tables,
     solid_kinds,
     stack3,
@@ -39,6 +42,8 @@ def _facade_row(draft: Draft, number: int, side: float, street: torch.Tensor) ->
         Kind.FACADE, center, stack3(width, deep, tall), "wall", params=params,
         texture_m=draft.log_uniform(number, low=0.8, high=5.0),
     )  # fmt: skip
+    top = stack3(x, y, 2 * tall)
+    add_roof(draft, top, torch.stack([width, deep], -1), draft.chance(0.5, number))
     # plinths and cornices
     face = side * (street[:, None] + setback)
     band = draft.uniform(number, low=0.06, high=0.3)
@@ -138,6 +143,8 @@ def street(draft: Draft) -> Stage:
     )
     add_clutter(draft, 22, low, high, draft.uniform(22) * 0.0, (0.06, 0.9))
     add_rods(draft, 5, low, high, 4.0)
+    above = (F.pad(low, (0, 1), value=2.5), F.pad(high, (0, 1), value=8.0))
+    add_cables(draft, 4, *above, longest=24.0)
     add_bushes(draft, 2, low, high, 0.0, (0.3, 0.9))
     span = torch.full_like(street, 9.0)
     return make_stage(

@@ -1,16 +1,17 @@
-"""Random places: rooms, streets, open land and heaps of things, whole batches at a time."""
+"""Random places: rooms, streets, monuments, open land, heaps of things; in whole batches."""
 
 import torch
 
 from matching.training.draft import Draft, Palette
 from matching.training.geometry import Amount
 from matching.training.indoors import heap, room
+from matching.training.monuments import monument
 from matching.training.outdoors import land, street
 from matching.training.stage import Stage
 from matching.training.world import Scenes
 
 # shares of a batch; indoor scenes are the hardest on real photos and the commonest in use
-ROOM_SHARE, STREET_SHARE, LAND_SHARE = 0.42, 0.28, 0.14  # the rest: heaps
+ROOM_SHARE, STREET_SHARE, MONUMENT_SHARE, LAND_SHARE = 0.42, 0.2, 0.14, 0.1  # the rest: heaps
 
 
 def draw_stage(
@@ -26,12 +27,14 @@ def draw_stage(
     """
     rooms = round(ROOM_SHARE * count)
     streets = round(STREET_SHARE * count)
-    lands = min(round(LAND_SHARE * count), count - rooms - streets)
+    monuments = min(round(MONUMENT_SHARE * count), count - rooms - streets)
+    lands = min(round(LAND_SHARE * count), count - rooms - streets - monuments)
     makers = (
         (room, rooms),
         (street, streets),
+        (monument, monuments),
         (land, lands),
-        (heap, count - rooms - streets - lands),
+        (heap, count - rooms - streets - monuments - lands),
     )
     parts = []
     for make, number in makers:

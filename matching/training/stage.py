@@ -29,13 +29,33 @@ class Stage:
     indoor: torch.Tensor
 
 
-def make_stage(draft: Draft, low: torch.Tensor, high: torch.Tensor, indoor: bool) -> Stage:
+def make_stage(
+    draft: Draft,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    indoor: bool,
+    *,
+    look: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> Stage:
+    """Finish a draft.
+
+    Args:
+        draft: The scenes.
+        low: As in `Stage`.
+        high: As in `Stage`.
+        indoor: For all of them.
+        look: Corners of the region that is worth looking at, (B, 3) each; None: where the cameras
+            stand and a little more.
+    """
     geometry, materials = draft.finish(SLOTS)
     kind = geometry[..., KIND]
     # look at solid things that exist; walls, ground and empty slots are replaced by any point
-    inside = low[:, None] + (high - low)[:, None] * draft.uniform(SLOTS, 3, low=-0.1, high=1.1)
+    first, last = (low - 1.5, high + 1.5) if look is None else look
+    around = (low, high) if look is None else look
+    anywhere = draft.uniform(SLOTS, 3, low=-0.1, high=1.1)
+    inside = around[0][:, None] + (around[1] - around[0])[:, None] * anywhere
     centers = geometry[..., :3]
-    near = (centers > low[:, None] - 1.5).all(-1) & (centers < high[:, None] + 1.5).all(-1)
+    near = (centers > first[:, None]).all(-1) & (centers < last[:, None]).all(-1)
     usable = near & (kind != Kind.ROOM) & (kind != Kind.TERRAIN) & (geometry[..., RADIUS] > 0)
     return Stage(
         scenes=Scenes(geometry=geometry, materials=materials),

@@ -40,6 +40,7 @@ Status = Literal["finished", "out of time", "diverged"]
 WEIGHTS_NAME = "small.safetensors"
 
 _VALIDATION_BATCH = 16  # pairs
+_MAX_PROCESSES = 1024
 # Options that may differ between a run and its continuation: they change no batch, and no number
 # but by rounding and by the clock
 _FREE_OPTIONS = (
@@ -103,8 +104,13 @@ def train(
         if stream is None:
             if processes.first:
                 logger.info("painting the textures of the worlds takes a minute on one core")
+            # every run and process has textures of its own: few enough to be known by heart
             stream = PairWorld(
-                processes.device, textures_per_style=40, correspondences=1024, recorded=True
+                processes.device,
+                texture_seed=options.seed * _MAX_PROCESSES + processes.rank,
+                textures_per_style=80,
+                correspondences=1024,
+                recorded=True,
             )
         trainer = Trainer(options, stream, processes=processes)
         return _Run(options, Path(out), trainer, resume).go()
