@@ -255,6 +255,7 @@ def _write_report(
 def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     """Matches between two photos."""
     from matching.match_files import write_matches
+    from matching.match_report import MatchReport
 
     given = given_options(arguments)
     check_outputs(arguments.out, picture=arguments.plot)
@@ -275,14 +276,9 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
 
         plot_matches(*paths, matches, arguments.plot, geometry=matcher.predict(*views))
         _wrote(arguments.plot)
-    _say(arguments, f"{len(matches)} matches with {matcher.name}")
-    return {
-        "matcher": matcher.describe(),
-        "num_matches": len(matches),
-        "keypoints0": matches.keypoints0.tolist(),
-        "keypoints1": matches.keypoints1.tolist(),
-        "scores": matches.scores.tolist(),
-    }
+    report = MatchReport(matches=matches, matcher=matcher)
+    _say(arguments, report.summary(), report.doubt())
+    return report.to_dict()
 
 
 def _reconstruct(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -457,10 +453,12 @@ def _info(arguments: argparse.Namespace) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- output
 
 
-def _say(arguments: argparse.Namespace, text: str) -> None:
-    """A result for people; with --json stdout holds the JSON alone."""
+def _say(arguments: argparse.Namespace, text: str, doubt: str = "") -> None:
+    """A result for people, and what speaks against it; with --json stdout holds the JSON alone."""
     if not arguments.json:
         print(text)
+    if doubt:
+        logger.warning(doubt)
 
 
 def _progress(arguments: argparse.Namespace) -> "Progress":

@@ -42,7 +42,7 @@ from matching.matcher import ImageLike, Matcher
 from matching.network import NOTHING, Encoding, PairNetwork, Want
 from matching.network.engine import Engine, EngineOptions
 from matching.options import options_as_dict
-from matching.pair_decoding import PairDecoder, Side
+from matching.pair_decoding import SURE, PairDecoder, Side
 from matching.pointmap import PairGeometry
 from matching.preprocess import (
     fit_to_trained_size,
@@ -154,6 +154,7 @@ class Mast3rMatcher(Matcher):
         published = _MIN_DESCRIPTOR_CONFIDENCE if self.config.desc_dim else _MIN_POINT_CONFIDENCE
         if small:
             published = 0.0  # its scores rank, RANSAC decides
+            self.sure_score = SURE
         given = self.options.min_confidence
         self.min_confidence = published if given is None else given
         asked = self.options.subpixel

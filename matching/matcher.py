@@ -39,6 +39,7 @@ class Matcher(ABC):
             caller does something else between two photos.
         reads_files: Whether it knows photos by their paths and must be given these, never pixels.
         has_point_maps: Whether `predict` gives some.
+        sure_score: Score above which a match counts as sure; None where scores only rank.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Matcher(ABC):
     encodes_aside: bool = False
     reads_files: bool = False
     has_point_maps: bool = False
+    sure_score: float | None = None
 
     @abstractmethod
     def encode_image(self, image: NDArray[np.uint8]) -> View:

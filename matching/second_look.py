@@ -93,7 +93,7 @@ class SecondLook:
     def _look(self, row: int, view: View, other: View, found: Matches) -> _Look | None:
         if any(len(v.keypoints) or is_blank(v) or PHOTO not in v.arrays for v in (view, other)):
             return None
-        if _num_sure(found) > self._options.enough:
+        if found.num_above(SURE) > self._options.enough:
             return None
         boxes = common_region(
             found.keypoints0,
@@ -125,7 +125,7 @@ class SecondLook:
             engine.encode(torch.stack(images1)),
         )
         for look, found in zip(looks, again, strict=True):
-            if _num_sure(found) >= self._options.min_sure:
+            if found.num_above(SURE) >= self._options.min_sure:
                 joined = _joined(results[look.row], found, look)
                 most = self._decoder.options.max_matches
                 results[look.row] = joined.select(slice(most)) if most else joined
@@ -150,10 +150,6 @@ class SecondLook:
         )
         side = Side(image_size=view.image_size, frame=frame, keypoints=view.keypoints)
         return side, to_network_tensor(np.array(pixels))
-
-
-def _num_sure(matches: Matches) -> int:
-    return int((matches.scores > SURE).sum())
 
 
 def _joined(first: Matches, again: Matches, look: _Look) -> Matches:

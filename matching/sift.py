@@ -73,6 +73,7 @@ class SiftMatcher(Matcher):
     """
 
     encodes_aside = True
+    sure_score = 0.3  # a ratio of 0.7
 
     def __init__(
         self,

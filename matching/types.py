@@ -68,6 +68,10 @@ class Matches:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def num_above(self, score: float) -> int:
+        """How many matches have a larger score."""
+        return int((self.scores > score).sum())
+
     def select(self, rows: NDArray[Any] | Sequence[int] | slice) -> "Matches":
         """The matches of the given rows (indices, a mask or a slice), in that order."""
         return Matches(

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,6 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_gpu)
         if "shared" in item.keywords and not SHARED.is_dir():
             item.add_marker(no_shared)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Calls the command line: ``run("info", folder)``."""
+    from tests.cli_run import Run
+
+    return lambda *arguments: Run(capsys, *arguments)
 
 
 @pytest.fixture(scope="session")

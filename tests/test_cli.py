@@ -10,49 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
-import benchmarks.plots
-import groundloc
 from benchmarks.rendered_place import RenderedPlace
 from localize import Localization
 from localize.unfinished import UnfinishedResults
 
 ROOT = Path(__file__).resolve().parents[1]
 SIFT = ("--matcher", "sift")  # the quicker one
-
-
-class Run:
-    """One call of the command line inside this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: object) -> None:
-        capsys.readouterr()
-        try:
-            self.code = groundloc.main([str(a) for a in arguments])
-        except SystemExit as stop:  # argparse
-            self.code = int(str(stop.code))
-        captured = capsys.readouterr()
-        self.out, self.err = captured.out, captured.err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        parsed = json.loads(self.out)
-        assert isinstance(parsed, dict)
-        return parsed
-
-    @property
-    def error(self) -> str:
-        """The one error line."""
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        assert len(lines) == 1 and "Traceback" not in self.err, self.err
-        return lines[0]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    return lambda *arguments: Run(capsys, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -173,40 +139,6 @@ def test_demo_on_own_photos(run: Any, photos: Path, tmp_path: Path) -> None:
     assert shown.code == 0, shown.err
     assert "localized" in shown.out and (tmp_path / "demo" / "report.html").exists()
     assert " %, " in shown.out and "units" not in shown.out  # as on the page
-
-
-def test_match_and_relative(
-    run: Any, rendered_place: RenderedPlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    pair = [rendered_place.images / "map" / f"map_0{i}.jpg" for i in (0, 1)]
-    npz, plot = tmp_path / "matches.npz", tmp_path / "matches.png"
-    drawn = []
-    with pytest.MonkeyPatch.context() as patch:
-        draw = benchmarks.plots.draw_matches
-        patch.setattr(
-            benchmarks.plots,
-            "draw_matches",
-            lambda *a, captions, **k: drawn.extend(captions) or draw(*a, captions=captions, **k),
-        )
-        matched = run("match", *pair, *SIFT, "--out", npz, "--plot", plot)
-    assert matched.code == 0 and drawn == ["map_00.jpg", "map_01.jpg"]
-    with np.load(npz) as stored:
-        count = len(stored["scores"])
-        assert stored["keypoints0"].shape == stored["keypoints1"].shape == (count, 2)
-        assert stored["image_size0"].tolist() == [320, 240]
-    assert matched.out == f"{count} matches with sift\n" and count > 50
-    assert {f"wrote '{npz}'", f"wrote '{plot}'"} <= set(caplog.messages)
-    assert Image.open(plot).size[0] >= 320
-
-    camera = rendered_place.query_cameras["query/query_00.jpg"]
-    text = " ".join(["PINHOLE", "320", "240", *map(str, camera.params)])
-    relative = run("relative", *pair, *SIFT, "--camera0", text, "--camera1", text, "--json")
-    assert relative.code == 0 and relative.json["success"] and not relative.json["metric"]
-    metric = run("relative", *pair, "--camera0", text, "--camera1", text)  # by default
-    assert metric.code == 0 and "(m as the network guesses them: its scale may be" in metric.out
-    wrong = run("relative", *pair, "--camera0", "PINHOLE 320 240 300")
-    assert wrong.code == 2 and "--camera0" in wrong.error
 
 
 @pytest.mark.parametrize(

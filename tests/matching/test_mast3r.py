@@ -238,6 +238,7 @@ def test_only_the_best_and_the_sure(twin_network: PairNetwork, view: View) -> No
     middle = float(everything.scores[len(everything) // 2])
     sure = matcher_of(twin_network, min_confidence=middle).match(view, view)
     assert 0 < len(sure) < len(everything) and (sure.scores >= middle).all()
+    assert matcher_of(twin_network).sure_score is None  # of no known scale
 
 
 def test_batches_of_the_engine_change_no_match(twin_network: PairNetwork, view: View) -> None:

@@ -12,6 +12,7 @@ from matching.errors import InputError
 from matching.mast3r import Mast3rMatcher
 from matching.network import NetworkConfig, Want, build_network
 from matching.network.small import SmallNetwork, _spread, small_config
+from matching.pair_decoding import SURE
 from matching.training.options import NetworkOptions
 
 
@@ -225,6 +226,6 @@ def test_odds_below_one_are_matches_too(tiny: SmallNetwork) -> None:
     network = build_network(tiny.config)
     network.load_state_dict(tiny.state_dict())
     matcher = Mast3rMatcher(network, name="tiny", fingerprint="0" * 64)
-    assert matcher.min_confidence == 0
+    assert matcher.min_confidence == 0 and matcher.sure_score == SURE
     photo = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     assert len(matcher.match(photo, photo)) > 0

@@ -1,0 +1,58 @@
+"""The commands about two photos: `match` and `relative`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import benchmarks.plots
+from benchmarks.rendered_place import RenderedPlace
+
+SIFT = ("--matcher", "sift")  # the quicker one
+
+
+def test_match_and_relative(
+    run: Any, rendered_place: RenderedPlace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    pair = [rendered_place.images / "map" / f"map_0{i}.jpg" for i in (0, 1)]
+    npz, plot = tmp_path / "matches.npz", tmp_path / "matches.png"
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        draw = benchmarks.plots.draw_matches
+        patch.setattr(
+            benchmarks.plots,
+            "draw_matches",
+            lambda *a, captions, **k: drawn.extend(captions) or draw(*a, captions=captions, **k),
+        )
+        matched = run("match", *pair, *SIFT, "--out", npz, "--plot", plot)
+    assert matched.code == 0 and drawn == ["map_00.jpg", "map_01.jpg"]
+    with np.load(npz) as stored:
+        count = len(stored["scores"])
+        assert stored["keypoints0"].shape == stored["keypoints1"].shape == (count, 2)
+        assert stored["image_size0"].tolist() == [320, 240]
+        sure = int((stored["scores"] > 0.3).sum())
+    told = f"{count} matches with sift, {sure} of them sure (score above 0.3)\n"
+    assert matched.out == told and count > 50 and sure > 25
+    assert {f"wrote '{npz}'", f"wrote '{plot}'"} <= set(caplog.messages)
+    assert Image.open(plot).size[0] >= 320
+
+    noise = tmp_path / "noise.png"
+    Image.effect_noise((320, 240), 60).convert("RGB").save(noise)
+    assert "WARNING" not in {record.levelname for record in caplog.records}
+    unlike = run("match", pair[0], noise, *SIFT, "--json", "--quiet")
+    assert unlike.code == 0 and unlike.json["num_sure"] < 25
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert warned[0].startswith(f"only {unlike.json['num_sure']} matches are sure")
+
+    camera = rendered_place.query_cameras["query/query_00.jpg"]
+    text = " ".join(["PINHOLE", "320", "240", *map(str, camera.params)])
+    relative = run("relative", *pair, *SIFT, "--camera0", text, "--camera1", text, "--json")
+    assert relative.code == 0 and relative.json["success"] and not relative.json["metric"]
+    metric = run("relative", *pair, "--camera0", text, "--camera1", text)  # by default
+    assert metric.code == 0 and "(m as the network guesses them: its scale may be" in metric.out
+    wrong = run("relative", *pair, "--camera0", "PINHOLE 320 240 300")
+    assert wrong.code == 2 and "--camera0" in wrong.error
