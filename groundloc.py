@@ -316,7 +316,7 @@ def _relative(arguments: argparse.Namespace) -> dict[str, Any]:
         camera1=given_camera(arguments.camera1, "--camera1"),
         options=build_checked(RelativeOptions, given),
     )
-    _say(arguments, result.summary())
+    _say(arguments, result.summary(), result.doubt())
     return result.to_dict()
 
 

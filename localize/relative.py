@@ -31,6 +31,17 @@ from matching.types import Matches, View
 
 FloatArray = NDArray[np.float64]
 
+# On 79 pairs of real photos, poses of different places had confidences up to 0.30 with the bundled
+# network (SIFT found none), right ones 0.55 and more; wrong ones of one place may have more, too
+_DOUBTFUL = 0.35
+_TOLD: dict[CameraSource, str] = {
+    "given": "given",
+    "exif": "from EXIF",
+    "exif+pointmap": "from EXIF and the point maps",
+    "pointmap": "no EXIF: from the point maps and the matches",
+    "estimated": "no EXIF: guessed from the matches",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RelativePose:
@@ -101,7 +112,7 @@ class RelativePose:
         if self.length_spread is not None:
             unit += f"; matches disagree by {np.expm1(self.length_spread):.0%}"
         focal0, focal1 = (
-            f"{camera.mean_focal_length():.1f} px ({source})"
+            f"{camera.mean_focal_length():.1f} px ({_TOLD[source]})"
             for camera, source in zip(
                 (self.camera0, self.camera1), self.camera_sources, strict=True
             )
@@ -116,6 +127,15 @@ class RelativePose:
                 f"  {self.num_inliers} of {self.num_matches} matches agree, "
                 f"confidence {self.confidence:.2f}",
             ]
+        )
+
+    def doubt(self) -> str:
+        """Why the pose should not be trusted; empty without a reason, or without a pose."""
+        if not self.success or self.confidence >= _DOUBTFUL:
+            return ""
+        return (
+            f"the confidence is low ({self.confidence:.2f} < {_DOUBTFUL:g}): photos of different "
+            "places give such poses too"
         )
 
 

@@ -52,6 +52,14 @@ def test_match_and_relative(
     text = " ".join(["PINHOLE", "320", "240", *map(str, camera.params)])
     relative = run("relative", *pair, *SIFT, "--camera0", text, "--camera1", text, "--json")
     assert relative.code == 0 and relative.json["success"] and not relative.json["metric"]
+    assert relative.json["camera_sources"] == ["given", "given"]
+    assert relative.json["confidence"] > 0.35 and "confidence" not in caplog.text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("localize.relative._DOUBTFUL", 1.0)
+        half = run("relative", *pair, *SIFT, "--camera1", text, "--quiet")
+    assert half.code == 0 and "the confidence is low" in caplog.records[-1].getMessage()
+    assert caplog.records[-1].levelname == "WARNING"
+    assert "px (no EXIF: guessed from the matches), " in half.out and " px (given)\n" in half.out
     metric = run("relative", *pair, "--camera0", text, "--camera1", text)  # by default
     assert metric.code == 0 and "(m as the network guesses them: its scale may be" in metric.out
     wrong = run("relative", *pair, "--camera0", "PINHOLE 320 240 300")
