@@ -1,11 +1,12 @@
-"""Training losses of the MASt3R family, as published, and three of our own.
+"""Training losses of the MASt3R family, as published, and four of our own.
 
 Published: scale-normalised point-map regression weighted by the predicted confidence (Wang et al.,
 "DUSt3R", CVPR 2024, equations 2-5) and InfoNCE over corresponding descriptors (Leroy, Cabon,
 Revaud, "Grounding Image Matching in 3D with MASt3R", ECCV 2024, equations 8-10). Our own:
-`local_matching_loss` teaches descriptors to peak at the exact sub-pixel place within a small
-window, `match_odds_loss` teaches the descriptor confidence which matches are right, and
-`log_scale_error` the metres of point maps whose shape is learned without a scale.
+`unmatched_loss` teaches places without a partner to resemble no other, `local_matching_loss`
+teaches descriptors to peak at the exact sub-pixel place within a small window, `match_odds_loss`
+teaches the descriptor confidence which matches are right, and `log_scale_error` the metres of point
+maps whose shape is learned without a scale.
 
 All functions take and return tensors only, in float32 (call them outside autocast); an empty mask
 gives a zero that still carries a gradient graph.
@@ -176,6 +177,29 @@ def info_nce(
     if mode == "proper":
         return -forward.clamp_min(floor) - backward.clamp_min(floor)
     raise ValueError(f"mode must be proper, dual or all, got {mode!r}")
+
+
+def unmatched_loss(
+    descriptors0: Tensor, descriptors1: Tensor, *, temperature: float = 0.05
+) -> Tensor:
+    """How much the match probabilities of places that have no partner single one out.
+
+    InfoNCE tells a place where its partner is and has nothing to say to one that has none, so that
+    an empty sky may find another. The divergence of its softmax from the uniform distribution,
+    log N minus the entropy, is 0 for a place that is as like to all others as to any.
+
+    Args:
+        descriptors0: Unit descriptors of the places, (B, M, D).
+        descriptors1: Unit descriptors of the other image, (B, N, D).
+        temperature: Divides the similarities.
+
+    Returns:
+        Nats, (B, M), from 0 to log N.
+    """
+    logits = descriptors0 @ descriptors1.mT / temperature  # (B, M, N)
+    log_probability = logits.log_softmax(-1)
+    information = (log_probability.exp() * log_probability).sum(-1)
+    return information + math.log(descriptors1.shape[1])
 
 
 def blockwise_info_nce(

@@ -23,12 +23,14 @@ from matching.training.losses import (
     masked_mean,
     match_odds_loss,
     pointmap_errors,
+    unmatched_loss,
 )
 from matching.training.samples import Correspondences
 
 METRIC_NAMES = (
     *("loss", "matching", "accuracy", "local", "local_error_px", "odds"),
     *("regression", "point_error", "scale_error", "retrieval", "retrieval_accuracy", "visible"),
+    "unmatched",
 )
 
 _FEW = 32  # a pair of so many visible correspondences counts half
@@ -39,6 +41,7 @@ class LossOptions:
     """Weights and constants of the joined loss."""
 
     matching_weight: float = 1.0  # InfoNCE, mean over the pairs of the mean of a pair, nats
+    unmatched_weight: float = 0.15  # what places without a partner single out, nats
     local_weight: float = 1.0  # cross-entropy inside the window, nats
     local_error_weight: float = 1.0  # distance of the expected from the true place, cells
     odds_weight: float = 0.5  # descriptor confidence as the odds of a right match
@@ -135,6 +138,14 @@ def joined_loss(
     matching = _mean_of_pairs(losses, visible)
     accuracy = masked_mean((right0 & right1).float(), visible)
 
+    unmatched = torch.zeros((), device=visible.device)
+    for one, other, alone in (
+        (descriptors0, descriptors1, correspondences.unmatched0),
+        (descriptors1, descriptors0, correspondences.unmatched1),
+    ):
+        nats = _either(unmatched_loss, compile)(one, other, temperature=options.temperature)
+        unmatched = unmatched + masked_mean(nats, alone) / 2
+
     local = local_error = odds = torch.zeros((), device=visible.device)
     every = slice(None, None, max(1, visible.shape[1] // options.local_correspondences))
     for maps, own, own_cells, right, other, cells in (
@@ -172,6 +183,7 @@ def joined_loss(
     retrieval, retrieval_accuracy = _retrieval(global_descriptors, visible, options)
     loss = (
         options.matching_weight * matching
+        + options.unmatched_weight * unmatched
         + options.local_weight * local
         + options.local_error_weight * local_error
         + options.odds_weight * odds
@@ -183,7 +195,7 @@ def joined_loss(
         [
             *(loss, matching, accuracy, local, local_error * SmallNetwork.descriptor_stride, odds),
             *(regression, point_error, scale_error),
-            *(retrieval, retrieval_accuracy, visible.float().mean()),
+            *(retrieval, retrieval_accuracy, visible.float().mean(), unmatched),
         ]
     )
     return loss, metrics.detach()

@@ -10,6 +10,9 @@ from matching.training.geometry import rigid_inverse
 
 _MIN_DEPTH_M = 0.05
 _SAME_SURFACE = 0.02  # relative depth; a grazing surface changes by about this much within a pixel
+_OTHER_SURFACE = (
+    1.25  # ratio of depths; between the two nothing is sure, as on steep faces and edges
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,8 @@ class Correspondences:
     positions0: Tensor  # (B, N, 2) float32
     positions1: Tensor  # (B, N, 2) float32; anywhere where not visible
     visible: Tensor  # (B, N) bool
+    unmatched0: Tensor  # (B, N) bool: a pixel of image 0 that surely has no partner in image 1
+    unmatched1: Tensor  # (B, N) bool: the same of image 1
 
 
 def project(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,6 +42,13 @@ def project(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tens
         Exact positions in the other image, (B, N, 2) float32, first pixel centre at (0, 0), and
         whether the other image sees the same surface there, (B, N) bool.
     """
+    positions, visible, _ = _look_up(batch, source, pixels)
+    return positions, visible
+
+
+def _look_up(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`project`, and which pixels surely have no partner, (B, N) bool."""
+
     height, width = batch.valid.shape[-2:]
     target = 1 - source
     target_from_source = batch.cam1_from_cam0.float()
@@ -54,15 +66,16 @@ def project(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tens
     nearest = nearest.nan_to_num(0).clamp_min(0).minimum(bounds).long()
     target_index = nearest[..., 1] * width + nearest[..., 0]
     seen_depth = _gather(batch.pointmaps[:, target].flatten(1, 2), target_index)[..., 2]
-    visible = (
-        inside
-        & (depth > _MIN_DEPTH_M)
-        & batch.valid[:, source].flatten(1).gather(1, index)
-        & batch.valid[:, target].flatten(1).gather(1, target_index)
-        & ((seen_depth - depth).abs() < _SAME_SURFACE * depth)
-    )
+    solid = batch.valid[:, source].flatten(1).gather(1, index)
+    there = batch.valid[:, target].flatten(1).gather(1, target_index)
+    inside = inside & (depth > _MIN_DEPTH_M)
+    visible = inside & solid & there & ((seen_depth - depth).abs() < _SAME_SURFACE * depth)
+    ratio = seen_depth / depth
+    other = there & ((ratio > _OTHER_SURFACE) | (ratio < 1 / _OTHER_SURFACE))
+    # of the sky, out of sight, hidden, or not there at all
+    unmatched = ~solid | ~inside | other
     # an unseen place may project anywhere; keep it finite
-    return positions.nan_to_num(0).clamp(-1e4, 1e4), visible
+    return positions.nan_to_num(0).clamp(-1e4, 1e4), visible, unmatched
 
 
 def sample_correspondences(
@@ -119,13 +132,16 @@ def sample_correspondences(
         windows = (anchors[:, :, None] + offsets).flatten(1, 2)
         anywhere = (random(num_pairs, num_random, 2) * size).long()
         pixels = torch.cat([spread, windows, anywhere], 1).clamp_min(0).minimum(size - 1)
-        positions, visible = project(batch, source, pixels)
-        sides.append((pixels.float(), positions, visible))
-    (own0, other0, visible0), (own1, other1, visible1) = sides
+        positions, visible, unmatched = _look_up(batch, source, pixels)
+        sides.append((pixels.float(), positions, visible, unmatched))
+    (own0, other0, visible0, unmatched0), (own1, other1, visible1, unmatched1) = sides
     return Correspondences(
         positions0=torch.cat([own0, other1], 1),
         positions1=torch.cat([other0, own1], 1),
         visible=torch.cat([visible0, visible1], 1),
+        # of the places that start in the other image, it is not known where they would be in this
+        unmatched0=torch.cat([unmatched0, torch.zeros_like(unmatched1)], 1),
+        unmatched1=torch.cat([torch.zeros_like(unmatched0), unmatched1], 1),
     )
 
 

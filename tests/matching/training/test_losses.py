@@ -15,6 +15,7 @@ from matching.training.losses import (
     masked_mean,
     match_odds_loss,
     pointmap_errors,
+    unmatched_loss,
 )
 from tests import golden_adapter
 from tests.matching.training.loss_batch import golden_loss_batch
@@ -46,6 +47,25 @@ def test_info_nce_by_hand() -> None:
         column = -math.log(exponent[i, i] / exponent[:, i].sum())
         proper = info_nce(desc0, desc1, temperature=0.5)[0, i]
         assert float(proper) == pytest.approx(row + column, rel=1e-6)
+
+
+def test_unmatched_loss_is_nothing_for_all_alike_and_most_for_one_found() -> None:
+    grid = unit(2, 9, 4)
+    alike = grid[:, :1].expand(2, 7, 4)
+    one = unmatched_loss(grid[:, :5], alike, temperature=0.05)
+    torch.testing.assert_close(one, torch.zeros(2, 5), atol=1e-5, rtol=0)
+    sure = unmatched_loss(grid[:, :5], grid, temperature=1e-4)
+    torch.testing.assert_close(sure, torch.full((2, 5), math.log(9)), atol=1e-3, rtol=0)
+    # by hand, and a step against its gradient makes the places more alike
+    places = grid[:, :5].clone().requires_grad_()
+    losses = unmatched_loss(places, grid, temperature=0.2)
+    probability = (places[0, 3] @ grid[0].T / 0.2).softmax(0)
+    by_hand = float((probability * (9 * probability).log()).sum().detach())
+    assert float(losses[0, 3]) == pytest.approx(by_hand, rel=1e-5)
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    assert places.grad is not None
+    moved = unmatched_loss(places - 0.01 * places.grad, grid, temperature=0.2)
+    assert float(moved.sum()) < float(losses.sum())
 
 
 @pytest.mark.parametrize("mode", ["proper", "dual", "all"])

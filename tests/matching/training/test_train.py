@@ -330,6 +330,39 @@ def test_samples_survive_pairs_without_overlap() -> None:
     assert torch.isfinite(samples.positions1).all()
 
 
+def test_only_what_surely_has_no_partner_is_unmatched() -> None:
+    batch = plane_pairs(4, pairs=3, image_size=(64, 48), difficulty=0.5)
+
+    def draw(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        samples = sample_correspondences(batch, 256, generator=generator)
+        half = samples.visible.shape[1] // 2
+        assert not samples.unmatched0[:, half:].any() and not samples.unmatched1[:, :half].any()
+        alone = torch.cat([samples.unmatched0[:, :half], samples.unmatched1[:, half:]], 1)
+        return samples.visible, alone, torch.cat([samples.positions1[:, :half]], 1)
+
+    visible, alone, positions1 = draw(batch)
+    assert bool((visible ^ alone).all()) and bool(alone.any())  # a plane hides nothing
+    half = visible.shape[1] // 2
+    bounds = torch.tensor([63.0, 47.0])
+    inside = ((positions1.round() >= 0) & (positions1.round() <= bounds)).all(-1)
+    assert torch.equal(alone[:, :half], ~inside)
+    # image 1 sees something else, nearer by a half: all of image 0 is hidden
+    maps = batch.pointmaps.clone()
+    maps[:, 1] *= 0.5
+    visible, alone, _ = draw(dataclasses.replace(batch, pointmaps=maps))
+    assert not bool(visible[:, :half].any()) and bool(alone[:, :half].all())
+    # by a tenth: neither the same surface nor surely another
+    maps[:, 1] *= 1.8
+    visible, alone, _ = draw(dataclasses.replace(batch, pointmaps=maps))
+    assert not bool(visible[:, :half].any()) and torch.equal(alone[:, :half], ~inside)
+    # image 0 shows the sky
+    valid = batch.valid.clone()
+    valid[:, 0] = False
+    visible, alone, _ = draw(dataclasses.replace(batch, valid=valid))
+    assert bool(alone[:, :half].all())
+
+
 def test_checkpoints_are_cut_to_parts_and_whole_again(tmp_path: Path) -> None:
     tensors = {
         "large": torch.randn(70, 50),
