@@ -19,7 +19,7 @@ from mapping.cameras import check_camera_model
 from mapping.database import database_bytes, posed_reconstruction, verify_pairs, write_database
 from mapping.depth import Surfaces, points_from_surfaces
 from mapping.finish import Descriptors, finish_map
-from mapping.info import DamagedMapError, image_identity, map_identity
+from mapping.info import DamagedMapError, identity_difference, image_identity, map_identity
 from mapping.inputs import (
     Poses,
     given_cameras,
@@ -66,7 +66,7 @@ from mapping.workspace import Workspace, locked_workspace
 from matching.errors import InputError
 from matching.files import PathLike
 from matching.matcher import Matcher
-from matching.options import first_difference, options_as_dict
+from matching.options import options_as_dict
 from matching.progress import Progress, silent
 from matching.types import View
 
@@ -171,7 +171,7 @@ def _finished_map(
         raise OtherMapError(what, "overwrite the map (--overwrite)") from error
     photos = recognize_copies(found.photos, finished.info.images, progress)
     identity = {**identity, "images": image_identity(photos.values())}
-    field = first_difference(finished.info.identity(), identity)
+    field = identity_difference(finished.info.identity(), identity)
     if field is None:
         workspace.discard()
         logger.info("the map '%s' is up to date", workspace.map_path)

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mapping.options import MapOptions
 from mapping.workspace import MAP_FILE
 from matching.errors import InputError
 from matching.files import existing_folder, sha256_of_file
-from matching.options import build_options
+from matching.options import build_options, first_difference, options_as_dict
 
 FORMAT_VERSION = 2
 
@@ -110,6 +111,21 @@ def map_identity(
         "inputs": inputs,
         "images": image_identity(images),
     }
+
+
+def identity_difference(made: dict[str, Any], asked: dict[str, Any]) -> str | None:
+    """The dotted name of a field in which two results of `map_identity` differ, or None.
+
+    Options that are younger than the first map count as their defaults.
+    """
+    from matching.load import options_class  # nothing heavy is needed to read a map's info
+
+    defaults: dict[str, Any] = {"options": options_as_dict(MapOptions())}
+    matcher = asked["matcher"]
+    if "options" in matcher:
+        of_matcher = options_as_dict(options_class(matcher["name"])())
+        defaults["matcher"] = {"options": of_matcher}
+    return first_difference(made, asked, defaults=defaults)
 
 
 def image_identity(images: Iterable[PhotoFile]) -> dict[str, Any]:

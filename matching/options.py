@@ -201,14 +201,25 @@ def options_as_dict(options: Any) -> dict[str, Any]:
     return result
 
 
-def first_difference(old: Any, new: Any, name: str = "") -> str | None:
-    """The dotted name of the first field in which two nested plain values differ, or None."""
+def first_difference(old: Any, new: Any, name: str = "", defaults: Any = None) -> str | None:
+    """The dotted name of the first field in which two nested plain values differ, or None.
+
+    Args:
+        old: What was stored.
+        new: What is asked for.
+        name: Dotted path of both inside the whole.
+        defaults: Nested defaults of options. One that ``old`` does not have, because an earlier
+            version wrote it, is no difference where ``new`` has its default.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
+        defaults = defaults if isinstance(defaults, Mapping) else {}
         for key in sorted(set(old) | set(new), key=str):
             child = f"{name}.{key}" if name else str(key)
+            if key not in old and key in defaults and new[key] == defaults[key]:
+                continue
             if key not in old or key not in new:
                 return child
-            found = first_difference(old[key], new[key], child)
+            found = first_difference(old[key], new[key], child, defaults.get(key))
             if found is not None:
                 return found
         return None

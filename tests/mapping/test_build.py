@@ -1,12 +1,14 @@
 """Tests of `mapping/build.py`: whole maps of a world with known truth."""
 
 import contextlib
+import copy
 import json
 import os
 import shutil
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +19,11 @@ from numpy.typing import NDArray
 
 from mapping import Map, MapOptions, PairOptions, ReconstructionOptions, build_map, stage_clock
 from mapping.build import OtherMapError
+from mapping.info import info_to_json
 from mapping.inputs import given_cameras
 from mapping.reconstruct import structure_from_motion, take_out_doubtful
 from matching import InputError
+from matching.sift import SiftOptions
 from matching.types import View
 from tests.mapping.conftest import Place
 from tests.mapping.fakes import FakeDenseMatcher, FakeMatcher, FakeWorld
@@ -350,6 +354,39 @@ def test_copied_photos_are_the_same_photos(place: Place, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"0003\.png' has another content"):
         scene.extend(photos, matcher)
     assert not (tmp_path / "map" / ".build").exists()
+
+
+class DescribedMatcher(FakeMatcher):
+    """Describes options as SIFT does."""
+
+    max_ratio = SiftOptions().max_ratio
+
+    def describe(self) -> dict[str, Any]:
+        options = {"max_ratio": self.max_ratio, "peak_threshold": 0.1}
+        return {**super().describe(), "name": "sift", "options": options}
+
+
+def test_options_younger_than_the_map_count_as_their_defaults(place: Place, tmp_path: Path) -> None:
+    matcher = DescribedMatcher(place.world)
+    scene = build_map(place.photos, tmp_path / "map", matcher)
+    options, described = copy.deepcopy((scene.info.options, scene.info.matcher))
+    del options["reconstruction"]["pointmap_focal"]
+    del options["pairs"]["top_k"]
+    del described["options"]["max_ratio"]
+    earlier = replace(scene.info, options=options, matcher=described)
+    (tmp_path / "map" / "map.json").write_text(info_to_json(earlier))
+    matcher.num_encoded = 0
+    again = build_map(place.photos, tmp_path / "map", matcher)
+    assert (again.info, matcher.num_encoded) == (earlier, 0)
+    for settings, field in (
+        (MapOptions(pairs=PairOptions(top_k=7)), r"pairs\.top_k"),
+        (MapOptions(pairs=PairOptions(method="sequential")), r"pairs\.method"),
+    ):
+        with pytest.raises(OtherMapError, match=f"made with another 'options.{field}'"):
+            build_map(place.photos, tmp_path / "map", matcher, options=settings)
+    matcher.max_ratio = 0.5
+    with pytest.raises(OtherMapError, match=r"made with another 'matcher\.options\.max_ratio'"):
+        build_map(place.photos, tmp_path / "map", matcher)
 
 
 def test_seconds_are_those_of_all_runs(

@@ -117,6 +117,15 @@ def test_merge_and_difference() -> None:
     assert first_difference(merged, merged) is None
     assert first_difference({"a": {"b": 1}}, {"a": {"b": 2}}) == "a.b"
     assert first_difference({"a": 1}, {"a": 1, "z": 2}) == "z"
+    for old, new, differing in (
+        ({"a": {}}, {"a": {"b": 1}}, None),
+        ({"a": {}}, {"a": {"b": 2}}, "a.b"),  # not its default
+        ({}, {"a": {"b": 1, "c": [3]}}, None),  # a whole group
+        ({"a": {"b": 1}}, {"a": {}}, "a.b"),  # taken away
+        ({"a": {}}, {"a": {"z": 1}}, "a.z"),
+        ({"a": None}, {"a": {"b": 1}}, "a"),
+    ):
+        assert first_difference(old, new, defaults={"a": {"b": 1, "c": [3]}}) == differing
     plain = options_as_dict(Outer())
     assert plain["inner"]["limits"] == [1.0, 2.0]
     assert build_options(Outer, plain) == Outer()
