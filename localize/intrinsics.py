@@ -20,6 +20,11 @@ logger = logging.getLogger(__name__)
 
 _SHARED_BY = 3  # retrieved photos that have to have the camera
 _MAX_DISAGREEMENT = 3.0  # standard deviations by which the focal lengths may differ
+# models whose distortion depends on the distance to the principal point alone
+_ROUND_MODELS = (
+    *("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "SIMPLE_RADIAL_FISHEYE"),
+    *("RADIAL_FISHEYE", "OPENCV_FISHEYE", "SIMPLE_FISHEYE", "FISHEYE"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +106,37 @@ def map_camera(scene: Map, retrieved: Sequence[str], known: QueryCamera) -> Quer
         own, as in collections from the internet) or are panoramas, or where EXIF or point maps
         speak against it.
     """
+    size = (known.camera.width, known.camera.height)
+    camera = _shared_camera(scene, retrieved, size, known)
+    return None if camera is None else QueryCamera(camera=camera, source="map")
+
+
+def turned_map_cameras(
+    scene: Map, retrieved: Sequence[str], known: QueryCamera
+) -> list[QueryCamera]:
+    """What `map_camera` gives for a photo taken upright where the map's were taken lying.
+
+    The arguments are those of `map_camera`.
+
+    Returns:
+        The camera turned either way, since photos do not tell how the device was held; one where
+        both are the same; none where the model of the camera is not known to look alike turned.
+    """
+    width, height = known.camera.width, known.camera.height
+    lying = None if width == height else _shared_camera(scene, retrieved, (height, width), known)
+    if lying is None or lying.model_name not in _ROUND_MODELS:
+        return []
+    across, down = lying.principal_point_x, lying.principal_point_y
+    middles = dict.fromkeys([(width - down, across), (down, height - across)])
+    return [QueryCamera(camera=_turned(lying, middle), source="map") for middle in middles]
+
+
+def _shared_camera(
+    scene: Map, retrieved: Sequence[str], size: tuple[int, int], known: QueryCamera
+) -> pycolmap.Camera | None:
+    """A copy of the camera of the retrieved photos of a size, as far as `map_camera` trusts it."""
     if known.fixed:
         return None
-    size = (known.camera.width, known.camera.height)
     cameras = [scene.camera(name) for name in retrieved]
     alike = [camera for camera in cameras if (camera.width, camera.height) == size]
     if len(alike) < _SHARED_BY or len({camera.camera_id for camera in alike}) > 1:
@@ -115,7 +148,19 @@ def map_camera(scene: Map, retrieved: Sequence[str], known: QueryCamera) -> Quer
     told = known.source != "estimated"  # a common focal length says nothing against a fisheye
     if told and abs(math.log(factor)) > _MAX_DISAGREEMENT * known.focal_log_std:
         return None
-    return QueryCamera(camera=pycolmap.Camera(camera.todict()), source="map")
+    return pycolmap.Camera(camera.todict())
+
+
+def _turned(camera: pycolmap.Camera, middle: tuple[float, float]) -> pycolmap.Camera:
+    """The camera of photos turned by a right angle, with their principal point."""
+    turned = pycolmap.Camera(camera.todict())
+    turned.width, turned.height = camera.height, camera.width
+    params = np.array(camera.params)
+    focal = list(camera.focal_length_idxs())
+    params[focal] = params[focal[::-1]]
+    params[list(camera.principal_point_idxs())] = middle
+    turned.params = params.tolist()
+    return turned
 
 
 def _assumed(camera: pycolmap.Camera, prior: FocalPrior) -> QueryCamera:

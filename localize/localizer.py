@@ -11,13 +11,19 @@ import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
-from localize.intrinsics import QueryCamera, map_camera, query_camera, with_pointmap_focal
+from localize.intrinsics import (
+    QueryCamera,
+    map_camera,
+    query_camera,
+    turned_map_cameras,
+    with_pointmap_focal,
+)
 from localize.lift import lift_matches
 from localize.options import LocalizerOptions
 from localize.queries import Cameras, Query, read_queries
 from localize.results import Localization, unwritable_name
 from localize.second_round import photos_in_view
-from localize.solve import Solved, failed, simpler, solve
+from localize.solve import Solved, failed, most_exact, simpler, solve
 from localize.stream import in_order, single_threaded_torch
 from mapping.map import Map
 from matching.errors import DamagedEncodingError, InputError
@@ -73,9 +79,9 @@ class Localizer:
             image: A path, or an array, upright if the map's photos are: (H, W, 3) RGB or (H, W)
                 grey, uint8.
             camera: Intrinsics, for this photo's size or a scaled one. Without them they are those
-                of the map photos of its size if these share a camera that fits, or else the
-                focal length comes from EXIF, point maps or the map's cameras and is refined
-                with the pose.
+                of the map photos of its size, or of its size turned, if these share a camera that
+                fits, or else the focal length comes from EXIF, point maps or the map's cameras and
+                is refined with the pose.
             name: The name in the result; by default the path, or "query" for an array.
             retrieved: Map photos to compare it with, best first, for example of a published list,
                 instead of the map's own retrieval; only as many as the options ask for are read,
@@ -300,12 +306,12 @@ class Localizer:
             names = tuple(c.name for c in compared)
             solved = solve(self.scene, correspondences, camera, name, names, options, timings)
             shared = map_camera(self.scene, names, camera)
-            if shared is None:
-                return solved
-            return simpler(
-                solved,
-                solve(self.scene, correspondences, shared, name, names, options, timings),
-            )
+            turned = turned_map_cameras(self.scene, names, camera) if shared is None else []
+            tried = [
+                solve(self.scene, correspondences, known, name, names, options, timings)
+                for known in ([shared] if shared is not None else turned)
+            ]
+            return simpler(solved, most_exact(tried)) if tried else solved
 
     def _observed(self, name: str) -> "_Compared | None":
         """A map photo with only those keypoints that see a map point, and these points.

@@ -1,6 +1,6 @@
 """From 2D-3D matches to a judged result."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,6 +120,12 @@ def solve(
         timings_s=timings,
     )
     return Solved(result=result, best=best)
+
+
+def most_exact(tried: Sequence[Solved]) -> Solved:
+    """The solution whose inliers are the nearest, of those that found a pose, if any."""
+    found = [s for s in tried if s.best is not None and s.result.success]
+    return min(found or tried, key=lambda s: np.inf if s.best is None else s.best.median_error_px)
 
 
 def simpler(free: Solved, shared: Solved) -> Solved:

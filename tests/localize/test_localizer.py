@@ -1,16 +1,13 @@
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 import pytest
 from PIL import Image
 
 from localize import Localization, Localizer, LocalizerOptions
-from localize.intrinsics import map_camera, query_camera, with_pointmap_focal
 from localize.pnp import PnPOptions
 from matching.errors import InputError
 from matching.matcher import ImageLike
@@ -64,65 +61,6 @@ def test_the_pose_is_found(scene: FakeMap, indexed: bool, outliers: float, known
     assert set(result.timings_s) == (steps if known else steps | {"focal"})
     seconds = sum(v for k, v in result.timings_s.items() if k != "total")
     assert result.timings_s["total"] == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("focal", [500.0, 680.0, 700.0, 720.0, 950.0])
-def test_the_cameras_of_the_map_are_used_where_they_fit(scene: FakeMap, focal: float) -> None:
-    """Another lens gives photos of the same size too: then the focal length is found."""
-    own = focal == 700.0
-    view, truth = query_view(scene, np.random.default_rng(1), camera=make_camera(focal=focal))
-    result = localizer(scene, {1: view}).localize(photo_of(1), name="here")
-    assert result.success, result.reason
-    assert result.camera is not None and result.cam_from_world is not None
-    assert result.camera_source == ("map" if own else "estimated")
-    assert result.camera.mean_focal_length() == pytest.approx(focal, rel=1e-9 if own else 0.02)
-    assert pose_errors(result.cam_from_world, truth)[0] < (0.02 if own else 0.15)
-
-
-def test_the_maps_camera_counts_as_a_given_one(scene: FakeMap) -> None:
-    view, _ = query_view(scene, np.random.default_rng(1))
-    loc = localizer(scene, {1: view}, outliers=0.6)
-    own, given = (loc.localize(photo_of(1), c).to_dict() for c in (None, make_camera()))
-    for result, source in ((own, "map"), (given, "given")):
-        assert result["success"] and result.pop("camera_source") == source
-        del result["timings_s"]
-    assert own == given
-
-
-def test_photos_of_many_cameras_share_none(scene: FakeMap) -> None:
-    names = list(scene.camera_of)
-    known = query_camera(None, (800, 600), None, "q")
-    shared = map_camera(scene, names, known)  # type: ignore[arg-type]
-    assert shared is not None and shared.fixed and shared.source == "map"
-    assert shared.camera is not scene.camera(names[0])  # which the map keeps for others
-    assert map_camera(scene, names[:3], known) is not None  # type: ignore[arg-type]
-    assert map_camera(scene, names[:2], known) is None  # type: ignore[arg-type]
-    tall = query_camera(None, (600, 800), None, "q")
-    assert map_camera(scene, names, tall) is None  # type: ignore[arg-type]
-    given = query_camera(None, (800, 600), make_camera(), "q")
-    assert map_camera(scene, names, given) is None  # type: ignore[arg-type]
-    seen = with_pointmap_focal(known, 3000.0)
-    assert map_camera(scene, names, seen) is None  # type: ignore[arg-type]
-    other = pycolmap.Camera(make_camera().todict())
-    other.camera_id = 2
-    mixed = replace(scene, camera_of={**scene.camera_of, names[0]: other})
-    assert map_camera(mixed, names, known) is None  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("model", ["OPENCV_FISHEYE", "EQUIRECTANGULAR"])
-def test_the_camera_of_fisheyes_is_shared_that_of_panoramas_is_not(
-    scene: FakeMap, model: str
-) -> None:
-    names = list(scene.camera_of)
-    wide = make_camera(model, 250.0)
-    other = replace(scene, camera_of=dict.fromkeys(names, wide))
-    known = query_camera(None, (800, 600), None, "q")
-    shared = map_camera(other, names, known)  # type: ignore[arg-type]
-    assert (None if shared is None else shared.camera.model_name) == (
-        None if wide.is_spherical() else model
-    )
-    common = with_pointmap_focal(known, known.camera.mean_focal_length())  # seen, not only common
-    assert map_camera(other, names, common) is None  # type: ignore[arg-type]
 
 
 def test_a_pose_below_the_least_confidence_is_a_failure(scene: FakeMap) -> None:
