@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains the bundled `small` again from nothing, as it was trained: in four parts, each with the code
-# of its time (80 minutes on two H200; other numbers of GPUs see other batches), before the last one the
-# confidences of the point maps (minutes on a CPU). Needs the whole history of the repository.
+# Trains the bundled `small` again from nothing, as it was trained: in five parts, each with the code
+# of its time (105 minutes on two H200; other numbers of GPUs see other batches), before the fourth one
+# the confidences of the point maps (minutes on a CPU). Needs the whole history of the repository.
 #   bash configs/reproduce_small.sh RUNS [GPUS]
 set -euo pipefail
 runs=$(mkdir -p "${1:?give the folder of the runs: bash configs/reproduce_small.sh RUNS [GPUS]}" && cd "$1" && pwd)
@@ -29,4 +29,5 @@ code_of 0f0b5d1
 [ -e "$runs/confident.safetensors" ] || (cd "$runs/code-0f0b5d1" && python -m matching.training.confidence \
     "$runs/third/small.safetensors" "$runs/confident.safetensors")
 part 25a398f train_small_furnished.yaml fourth --set initial_weights="$runs/confident.safetensors"
-echo "weights: $runs/fourth/small.safetensors"
+part 34f818a train_small_diverse.yaml fifth --set initial_weights="$runs/fourth/small.safetensors"
+echo "weights: $runs/fifth/small.safetensors"
