@@ -9,32 +9,25 @@ from PIL import Image
 from matching.training.batch import PairBatch, PairWorld
 from matching.training.cameras import FOCAL_WIDTHS, MAX_ZOOM, draw_camera_pairs
 from matching.training.contact_sheet import contact_sheet
-from matching.training.draft import RELIEF_SLOPES, SMOOTH, Draft, Palette
-from matching.training.furnish import add_cables, add_chairs, add_roof, add_sofas, add_tables
-from matching.training.indoors import room
+from matching.training.draft import Palette
 from matching.training.light import CLOUDS, NUM_LIGHT
 from matching.training.lighting import draw_lights
-from matching.training.monuments import monument
 from matching.training.overlap import draw_overlapping, overlap
 from matching.training.render import depth_images
-from matching.training.scenes import draw_stage
+from matching.training.scenes import (
+    LAND_SHARE,
+    MONUMENT_SHARE,
+    ROOM_SHARE,
+    STREET_SHARE,
+    draw_stage,
+)
 from matching.training.stage import SLOTS
 from matching.training.world import (
-    AXES,
-    EMISSION,
     HALF,
     KIND,
     NUM_GEOMETRY,
-    OVERLAY_SCALE,
-    OVERLAY_WEIGHT,
-    PARAMS,
     RADIUS,
-    RELIEF,
-    SCALE,
-    TEXTURE,
-    TINT,
     VIEWS,
-    WINDOW,
     Kind,
 )
 
@@ -118,11 +111,6 @@ def test_wrong_wishes_are_refused(world: PairWorld) -> None:
         world(0, pairs=0, image_size=SIZE)
 
 
-@pytest.fixture(scope="module")
-def palette() -> Palette:
-    return Palette.paint(0, per_style=1, size=8, device="cpu")
-
-
 def test_places_hold_every_kind(palette: Palette) -> None:
     stage = draw_stage(40, torch.Generator().manual_seed(0), palette, difficulty=1.0)
     geometry = stage.scenes.geometry
@@ -143,149 +131,17 @@ def test_places_hold_every_kind(palette: Palette) -> None:
     assert (easy.scenes.geometry[..., VIEWS][easy.scenes.geometry[..., RADIUS] > 0] == 3).all()
 
 
-def test_most_surfaces_have_relief_and_no_window_has(palette: Palette) -> None:
-    stage = draw_stage(40, torch.Generator().manual_seed(0), palette, difficulty=1.0)
-    material = stage.scenes.materials[stage.scenes.geometry[..., RADIUS] > 0]
-    assert not material[:, WINDOW, RELIEF].any()
-    relief, texture = material[:, :WINDOW, RELIEF], material[:, :WINDOW, TEXTURE].long()
-    raised = relief != 0
-    assert 0.55 < float(raised.float().mean()) < 0.65
-    assert 0.15 < float((relief[raised] < 0).float().mean()) < 0.25
-    slopes = (relief.abs() * palette.roughness[texture])[raised]
-    assert RELIEF_SLOPES[0] * 0.999 <= float(slopes.min()) < 1.2 * RELIEF_SLOPES[0]
-    assert 0.8 * RELIEF_SLOPES[1] < float(slopes.max()) <= RELIEF_SLOPES[1] * 1.001
-    assert float(palette.roughness.min()) >= SMOOTH
-    assert len(palette.roughness) == palette.bank.count
-
-
-def test_parts_of_a_thing_are_of_one_material_and_stand_on_the_floor(palette: Palette) -> None:
-    draft = Draft(20, torch.Generator().manual_seed(0), palette, 0.0)
-    corner = torch.full((20, 2), 2.0)
-    tops = add_tables(draft, 2, -corner, corner)
-    add_chairs(draft, 1, -corner, corner)
-    add_sofas(draft, 1, -corner, corner)
-    geometry, materials = draft.finish(24)
-    tables, chair, sofa = slice(0, 10), slice(10, 16), slice(16, 20)
-    for first, parts in ((0, slice(0, 10, 2)), (1, slice(1, 10, 2)), (10, chair), (16, sofa)):
-        assert (materials[:, parts] == materials[:, first, None]).all()
-    assert (materials[:, 0] != materials[:, 1]).any() and (
-        materials[:, 10] != materials[:, 16]
-    ).any()
-    low = geometry[..., 2] - geometry[..., HALF][..., 2]
-    high = geometry[..., 2] + geometry[..., HALF][..., 2]
-    torch.testing.assert_close(high[:, tables].amax(1), tops[..., 2].amax(1))
-    for thing in (tables, chair, sofa):
-        torch.testing.assert_close(low[:, thing].amin(1), torch.zeros(20), atol=1e-6, rtol=0)
-    # the parts stay together
-    for thing, reach in ((chair, 0.5), (sofa, 1.9)):
-        centers = geometry[:, thing, :2]
-        assert float((centers - centers[:, :1]).norm(dim=-1).max()) < reach
-
-
-def test_some_things_are_painted_dark_or_in_strong_colours(palette: Palette) -> None:
-    stage = draw_stage(40, torch.Generator().manual_seed(0), palette, difficulty=1.0)
-    tint = stage.scenes.materials[stage.scenes.geometry[..., RADIUS] > 0][:, 0, TINT]
-    dark, strong = tint.mean(1) < 0.4, tint.amax(1) / tint.amin(1) > 1.6
-    assert 0.05 < float(dark.float().mean()) < 0.3
-    assert 0.05 < float(strong.float().mean()) < 0.2
-
-
-def test_some_places_are_bare_and_some_of_one_stone() -> None:
-    palette = Palette.paint(0, per_style=8, size=8, device="cpu")
-    stage = draw_stage(60, torch.Generator().manual_seed(0), palette, difficulty=1.0)
-    bare_row = palette.table[palette.names.index("bare")]
-    bare, one = [], []
-    for geometry, materials in zip(stage.scenes.geometry, stage.scenes.materials, strict=True):
-        texture = materials[geometry[:, RADIUS] > 0][:, 0, TEXTURE]
-        bare.append(float(torch.isin(texture, bare_row.float()).float().mean()))
-        one.append(float(texture.unique(return_counts=True)[1].max() / len(texture)))
-    assert 0.1 < float((torch.tensor(bare) > 0.6).float().mean()) < 0.35
-    # monuments are of one stone by themselves, for a half of their parts
-    assert 0.12 < float((torch.tensor(one) > 0.4).float().mean()) < 0.4
-
-
-def test_second_textures_are_coarser_or_finer_than_the_first(palette: Palette) -> None:
-    stage = draw_stage(40, torch.Generator().manual_seed(0), palette, difficulty=1.0)
-    material = stage.scenes.materials[stage.scenes.geometry[..., RADIUS] > 0][:, 0]
-    over = material[material[:, OVERLAY_WEIGHT] > 0]
-    ratio = over[:, OVERLAY_SCALE] / over[:, SCALE]
-    assert float(ratio.min()) > 0.059 and float(ratio.max()) < 5.6
-    assert not ((ratio > 0.41) & (ratio < 1.8)).any()
-    assert 0.3 < float((ratio < 1).float().mean()) < 0.5
-
-
-def test_windows_of_rooms_shine_and_screens_too(palette: Palette) -> None:
-    stage = room(Draft(40, torch.Generator().manual_seed(0), palette, 0.0))
-    used = stage.scenes.geometry[..., RADIUS] > 0
-    glow = stage.scenes.materials[..., 0, EMISSION]
-    bright = ((glow > 0.19) & used).sum(1).float()
-    assert 1.5 < float(bright.mean()) < 6 and float(glow.max()) > 3
-    # what was not told shines seldom
-    draft = Draft(40, torch.Generator().manual_seed(0), palette, 0.0)
-    add_chairs(draft, 3, torch.zeros(40, 2), torch.ones(40, 2))
-    _, materials = draft.finish(18)
-    assert float((materials[..., 0, EMISSION] > 0).float().mean()) < 0.1
-
-
-@pytest.mark.parametrize("along_y", [False, True])
-def test_roofs_meet_in_a_ridge_over_the_middle_of_the_house(
-    palette: Palette, along_y: bool
-) -> None:
-    draft = Draft(20, torch.Generator().manual_seed(0), palette, 0.0)
-    top = torch.tensor([1.0, 2.0, 5.0]).expand(20, 1, 3)
-    half = torch.tensor([4.0, 3.0]).expand(20, 1, 2)
-    add_roof(draft, top, half, torch.ones(20, 1) > 0, along_y=along_y)
-    geometry, materials = draft.finish(2)
-    assert (materials[:, 0] == materials[:, 1]).all()
-    span = 0 if along_y else 1  # the axis the slabs lean along
-    # the inner edge of both slabs: from the middle towards the ridge, along their own axis
-    for slab, side in ((0, -1.0), (1, 1.0)):
-        axes = geometry[:, slab, AXES].reshape(20, 3, 3)
-        down = axes[:, span] * torch.sign(axes[:, span, span])[:, None] * side
-        center, size = geometry[:, slab, :3], geometry[:, slab, HALF]
-        assert (down[:, 2] < 0).all()  # outwards is downwards
-        # how far along the slab the house's middle lies, and how high the slab is there
-        reach = (center[:, span] - top[:, 0, span]).abs() / down[:, span].abs()
-        ridge = center - reach[:, None] * down
-        assert (reach < size[:, span]).all()
-        torch.testing.assert_close(ridge[:, span], top[:, 0, span])
-        assert (ridge[:, 2] > 5.5).all()
-        # at the wall the roof lies on the house's top
-        wall = center + reach[:, None] * down
-        torch.testing.assert_close(wall[:, 2], torch.full((20,), 5.0), atol=1e-4, rtol=0)
-
-
-def test_cables_are_level_and_thin(palette: Palette) -> None:
-    draft = Draft(50, torch.Generator().manual_seed(0), palette, 0.0)
-    low = torch.tensor([-2.0, -2.0, 1.0]).expand(50, 3)
-    add_cables(draft, 4, low, low + 3, longest=6.0)
-    geometry, _ = draft.finish(4)
-    axes = geometry[..., AXES].reshape(50, 4, 3, 3)
-    torch.testing.assert_close(axes[:, :, 2, 2], torch.zeros(50, 4), atol=1e-6, rtol=0)
-    torch.testing.assert_close(torch.linalg.det(axes), torch.ones(50, 4))
-    half = geometry[..., HALF]
-    assert float(half[..., :2].max()) <= 0.025 and float(half[..., 2].max()) <= 3.0
-    assert ((geometry[..., :3] >= low[:, None]) & (geometry[..., :3] <= low[:, None] + 3)).all()
-
-
-def test_monuments_are_large_and_cameras_look_at_them_from_before(palette: Palette) -> None:
-    stage = monument(Draft(30, torch.Generator().manual_seed(0), palette, 0.1))
+def test_a_batch_holds_all_sorts_of_places(palette: Palette) -> None:
+    stage = draw_stage(50, torch.Generator().manual_seed(0), palette, difficulty=0.5)
     geometry = stage.scenes.geometry
-    used = geometry[..., RADIUS] > 0
-    body = geometry[:, 1]  # behind the ground
-    assert (body[:, KIND] == Kind.FACADE).all()
-    wide, front = body[:, HALF][:, 0], body[:, 1] - body[:, HALF][:, 1]
-    assert float(wide.min()) >= 5 and float(wide.max()) > 12
-    assert (stage.low < stage.high).all() and (stage.high[:, 1] < front).all()
-    assert not stage.indoor.any()
-    # most of what is looked at is a part of the building, not of the square
-    at_building = stage.targets[..., 1] > front[:, None] - 0.3 * wide[:, None]
-    assert float(at_building.float().mean()) > 0.5
-    assert int(used.sum(1).min()) > 40
-    # windows of two walls do not meet in the corners
-    facade = used & (geometry[..., KIND] == Kind.FACADE)
-    depth = geometry[..., PARAMS][..., 4]
-    assert (depth < geometry[..., HALF][..., :2].amin(-1))[facade].all()
+    first, second = geometry[:, 0, KIND], geometry[:, 1, KIND]
+    ground = geometry[:, 0, HALF][:, 0] * (first == Kind.BOX)
+    assert int((ground == 150).sum()) == round(MONUMENT_SHARE * 50)
+    assert int((ground == 60).sum()) == round(STREET_SHARE * 50)
+    assert int((first == Kind.TERRAIN).sum()) == round(LAND_SHARE * 50)
+    halls = first == Kind.ROOM
+    assert int((halls & (second == Kind.BOX)).sum()) >= round(ROOM_SHARE * 50)
+    assert torch.equal(halls, stage.indoor)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -1,7 +1,9 @@
+import contextlib
 import csv
 import dataclasses
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from matching.checkpoint import read_checkpoint as read_weights
 from matching.errors import InputError
 from matching.network.small import SmallNetwork
 from matching.options import build_options, read_options_file
-from matching.training import objective
+from matching.training import train as train_module
 from matching.training.batch import PairBatch
 from matching.training.checkpoints import (
     Checkpoint,
@@ -27,9 +29,9 @@ from matching.training.options import (
     TrainOptions,
     ValidationOptions,
 )
-from matching.training.samples import project, sample_correspondences
+from matching.training.samples import project
 from matching.training.train import TrainResult, train
-from matching.training.trainer import PairStream, Trainer, TrainingModule
+from matching.training.trainer import PairStream, Processes, Trainer, TrainingModule
 from matching.training.validate import (
     PosedPhoto,
     _world_errors,
@@ -208,6 +210,26 @@ def test_training_can_start_from_weights(
         run(tmp_path / "other", other)
 
 
+def test_every_run_and_process_has_textures_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds = []
+
+    def paint(device: torch.device, *, texture_seed: int, **options: object) -> PairStream:
+        seeds.append(texture_seed)
+        raise InterruptedRunError
+
+    monkeypatch.setattr(train_module, "PairWorld", paint)
+    for seed in range(3):
+        for rank in range(8):
+            processes = Processes(rank=rank, count=8, device=torch.device("cpu"))
+            joined = partial(contextlib.nullcontext, processes)
+            monkeypatch.setattr(train_module, "joined_processes", lambda device, j=joined: j())
+            with pytest.raises(InterruptedRunError):
+                train(dataclasses.replace(OPTIONS, seed=seed), tmp_path)
+    assert len(set(seeds)) == 24
+
+
 def test_it_learns() -> None:
     torch.manual_seed(0)
     batch = plane_pairs(0, pairs=1, image_size=(48, 32), difficulty=0.3)
@@ -222,145 +244,6 @@ def test_it_learns() -> None:
         losses.append(float(loss.detach()))
     assert all(parameter.grad is not None for parameter in module.parameters())
     assert np.mean(losses[-3:]) < 0.75 * losses[0]
-
-
-@pytest.mark.parametrize("source", [0, 1])
-def test_projection_is_that_of_the_plane(source: int) -> None:
-    batch = plane_pairs(3, pairs=2, image_size=(64, 48), difficulty=0.5)
-    pixels = torch.stack(torch.meshgrid(torch.arange(64), torch.arange(48), indexing="xy"), -1)
-    pixels = pixels.reshape(1, -1, 2).expand(2, -1, -1)
-    positions, visible = project(batch, source, pixels)
-    assert 0.3 < float(visible.float().mean()) < 1
-    # there and back again, from the nearest pixel: at most the rounding away
-    nearest = positions.round().long().clamp_min(0).minimum(torch.tensor([63, 47]))
-    back, seen = project(batch, 1 - source, nearest)
-    both = visible & seen
-    assert float((back - pixels).norm(dim=-1)[both].max()) < 1.5
-    # the plane hides nothing: what projects into the other image is seen there
-    inside = ((positions > 0) & (positions < torch.tensor([63, 47]))).all(-1)
-    assert bool(visible[inside].all()) and not bool(visible[~inside & ~visible].any())
-
-
-def test_samples_are_true_dense_and_reproducible() -> None:
-    batch = plane_pairs(4, pairs=3, image_size=(64, 48), difficulty=0.5)
-    samples = [
-        sample_correspondences(batch, 256, generator=torch.Generator().manual_seed(seed))
-        for seed in (1, 1, 2)
-    ]
-    assert torch.equal(samples[0].positions0, samples[1].positions0)
-    assert not torch.equal(samples[0].positions0, samples[2].positions0)
-    first = samples[0]
-    assert first.visible.shape == (3, 256) and float(first.visible.float().mean()) > 0.5
-    whole0 = (first.positions0 == first.positions0.round()).all(-1)
-    assert bool(whole0[:, :128].all())  # the first half starts in image 0
-    back, _ = project(batch, 0, first.positions0[:, :128].long())
-    close = first.visible[:, :128]
-    torch.testing.assert_close(back[close], first.positions1[:, :128][close])
-    gaps = torch.cdist(first.positions0[:, :128], first.positions0[:, :128])
-    neighbours = gaps + 1e3 * (gaps == 0)
-    assert float((neighbours.min(-1).values <= 2).float().mean()) > 0.4  # windows
-
-
-def test_no_place_is_drawn_twice_and_unseen_ones_fill_up() -> None:
-    batch = plane_pairs(4, pairs=2, image_size=(64, 48), difficulty=0.5)
-    cells = torch.randperm(64 * 48, generator=torch.Generator().manual_seed(0))[:300]
-    listed = torch.stack([cells % 64, cells // 64], -1).expand(2, 300, 2)
-    given = dataclasses.replace(batch, pixels0=listed, pixels1=listed)
-    for num_visible in (300, 10):
-        visible = (torch.arange(300) < num_visible).expand(2, 300)
-        samples = sample_correspondences(
-            dataclasses.replace(given, visible=visible),
-            256,
-            generator=torch.Generator().manual_seed(1),
-        )
-        half = 128
-        spread = half - 256 // 6 // 16 * 16 - 256 // 6  # without windows and random places
-        for pair in range(2):
-            own = torch.cat(
-                [samples.positions0[pair, :spread], samples.positions1[pair, half:][:spread]]
-            )
-            assert len(own.unique(dim=0)) == 2 * spread
-            first = {tuple(row) for row in listed[pair, :num_visible].tolist()}
-            drawn = {tuple(row) for row in own.long().tolist()}
-            assert len(first & drawn) == min(num_visible, 2 * spread)
-
-
-def test_shape_and_scale_of_point_maps_are_judged_apart() -> None:
-    points = torch.rand(2, 40, 3, generator=torch.Generator().manual_seed(0)) + 1
-    valid = torch.ones(2, 40, dtype=torch.bool)
-    same = torch.eye(4).expand(2, 4, 4)
-
-    def judge(
-        guess: torch.Tensor, valid: torch.Tensor = valid, sure: float = 1.0, reward: float = 1.0
-    ) -> list[float]:
-        maps = (guess, guess, torch.full((2, 40), sure), torch.full((2, 40), sure))
-        rows = objective._regression(*maps, points, points, valid, valid, same, 20.0, reward)
-        return [float(row) for row in rows]
-
-    assert judge(points) == pytest.approx([0, 0, 0], abs=1e-6)
-    halves, doubles = judge(points * 0.5), judge(points * 2)
-    assert halves == pytest.approx([0, 0, np.log(2)], abs=1e-6)
-    assert doubles == pytest.approx(halves, abs=1e-6)  # too near is as wrong as too far
-    bent = judge(points * torch.tensor([1.0, 1.0, 0.2]))
-    assert bent[1] > 0.2
-    # confidence pays where the error is below the reward
-    assert judge(points * torch.tensor([1.0, 1.0, 0.2]), sure=1.1)[0] < bent[0]
-    low = judge(points * torch.tensor([1.0, 1.0, 0.2]), sure=1.1, reward=0.2)[0]
-    assert low > judge(points * torch.tensor([1.0, 1.0, 0.2]), reward=0.2)[0]
-    assert judge(points * 3, torch.zeros_like(valid)) == pytest.approx([0, 0, 0], abs=1e-6)
-
-
-def test_a_pair_that_shares_little_counts_nearly_like_one_that_shares_all() -> None:
-    losses = torch.tensor([[1.0], [3.0]]).expand(2, 1000).clone()
-    visible = torch.ones(2, 1000, dtype=torch.bool)
-    visible[1, 100:] = False
-    losses[1, 100:] = torch.nan  # what is not visible leaves no trace
-    mean = float(objective._mean_of_pairs(losses, visible))
-    assert mean == pytest.approx((1000 / 1032 + 3 * 100 / 132) / 2)
-    assert float(objective._mean_of_pairs(losses, torch.zeros_like(visible))) == 0
-
-
-def test_samples_survive_pairs_without_overlap() -> None:
-    batch = plane_pairs(5, pairs=2, image_size=(48, 32))
-    blind = dataclasses.replace(batch, visible=torch.zeros_like(batch.visible))
-    apart = torch.eye(4).repeat(2, 1, 1)
-    apart[:, 2, 3] = -100.0  # everything lies behind camera 1
-    samples = sample_correspondences(dataclasses.replace(blind, cam1_from_cam0=apart), 64)
-    assert not bool(samples.visible.any())
-    assert torch.isfinite(samples.positions1).all()
-
-
-def test_only_what_surely_has_no_partner_is_unmatched() -> None:
-    batch = plane_pairs(4, pairs=3, image_size=(64, 48), difficulty=0.5)
-
-    def draw(batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(1)
-        samples = sample_correspondences(batch, 256, generator=generator)
-        half = samples.visible.shape[1] // 2
-        assert not samples.unmatched0[:, half:].any() and not samples.unmatched1[:, :half].any()
-        alone = torch.cat([samples.unmatched0[:, :half], samples.unmatched1[:, half:]], 1)
-        return samples.visible, alone, torch.cat([samples.positions1[:, :half]], 1)
-
-    visible, alone, positions1 = draw(batch)
-    assert bool((visible ^ alone).all()) and bool(alone.any())  # a plane hides nothing
-    half = visible.shape[1] // 2
-    bounds = torch.tensor([63.0, 47.0])
-    inside = ((positions1.round() >= 0) & (positions1.round() <= bounds)).all(-1)
-    assert torch.equal(alone[:, :half], ~inside)
-    # image 1 sees something else, nearer by a half: all of image 0 is hidden
-    maps = batch.pointmaps.clone()
-    maps[:, 1] *= 0.5
-    visible, alone, _ = draw(dataclasses.replace(batch, pointmaps=maps))
-    assert not bool(visible[:, :half].any()) and bool(alone[:, :half].all())
-    # by a tenth: neither the same surface nor surely another
-    maps[:, 1] *= 1.8
-    visible, alone, _ = draw(dataclasses.replace(batch, pointmaps=maps))
-    assert not bool(visible[:, :half].any()) and torch.equal(alone[:, :half], ~inside)
-    # image 0 shows the sky
-    valid = batch.valid.clone()
-    valid[:, 0] = False
-    visible, alone, _ = draw(dataclasses.replace(batch, valid=valid))
-    assert bool(alone[:, :half].all())
 
 
 def test_checkpoints_are_cut_to_parts_and_whole_again(tmp_path: Path) -> None:
