@@ -77,8 +77,8 @@ RELIEF_SLOPES = 0.15, 1.2
 # textures of less contrast (near-plain walls) get flatter relief: theirs would be that of 8 bits
 SMOOTH = 5.0  # `TextureBank.roughness`
 PAINTED = 0.3  # share of the primitives of a colour, dark or bright, of their own
-BARE = 0.2  # share of the places where most things have next to no texture
-ONE_STONE = 0.2  # share of the places built, and cluttered, of one material
+BARE = 0.2  # share of the places where the first texture of most things is next to none
+ONE_STONE = 0.2  # share of the places built, and cluttered, mostly of one texture and colour
 STONES = ("wall", "masonry", "object", "floor", "roof")  # surfaces that may be of that material
 FINE = 0.4  # share of the second textures that are grain, finer than the first
 
@@ -208,7 +208,8 @@ class Draft:
             texture_m: Metres per repeat of the texture, (B, n); default: from the size.
             like: What an earlier call returned: these n primitives wear the materials of those n,
                 as the parts of one thing do.
-            of: What an earlier call returned: all n wear the material of that one primitive.
+            of: What an earlier call returned: all n wear the material of that one primitive. A
+                material of another comes with its ``texture_m`` and ``glow``.
             glow: How much each shines by itself in units of its albedo, (B, n); default: a few do.
 
         Returns:

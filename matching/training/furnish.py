@@ -1,4 +1,4 @@
-"""Things that stand about in places: clutter, tables, poles, plants, fences."""
+"""Things that stand or hang about: clutter, furniture, poles, cables, roofs, plants, fences."""
 
 from collections.abc import Sequence
 
@@ -218,7 +218,9 @@ def add_roof(
     *,
     along_y: bool = False,
 ) -> None:
-    """Gable roofs: two slabs that lean on each other over boxes.
+    """Gable roofs: two slabs that lean on each other over boxes, open at the gables.
+
+    A slab reaches beyond the ridge as far as over the wall, so that the two cross there.
 
     Args:
         draft: To add to.

@@ -100,7 +100,7 @@ def room(draft: Draft) -> Stage:
     y = torch.where(on_x, along * hy, side * (hy - thick))
     body = stack3(torch.where(on_x, thick, width), torch.where(on_x, width, thick), tall)
     draft.add(Kind.FACADE, stack3(x, y, tall), body, "wood", params=params)
-    # and their backs of books, or a wall of them
+    # half of them are full: books in place of their backs
     keep = draft.chance(0.5, number)
     half_x, half_y = (torch.where(way, 0.4 * thick, width) for way in (on_x, ~on_x))
     draft.add(Kind.BOX, stack3(x, y, tall), stack3(half_x, half_y, tall * 0.99), "shelf", keep=keep)
@@ -112,7 +112,7 @@ def room(draft: Draft) -> Stage:
             draft, 4, spot[:, :2] - 0.35, spot[:, :2] + 0.35,
             spot[:, 2:3].expand(-1, 4), (0.02, 0.14),
         )  # fmt: skip
-    # screens: dark, or showing something
+    # screens: off, or shining
     number = 2
     spot = tops[:, :number]
     tall = draft.uniform(number, low=0.1, high=0.25)

@@ -100,7 +100,11 @@ def monument(draft: Draft) -> Stage:
 
 
 def _windows(draft: Draft, wide: torch.Tensor, tall: torch.Tensor) -> torch.Tensor:
-    """Parameters of facades: tall windows, a few or many to a wall, (B, n, 5)."""
+    """Parameters of facades: tall windows, a few or many to a wall, (B, n, 5).
+
+    Recesses keep clear of each other and of the corners on walls at least 3.3 m wide; where many
+    share a narrower one, as on slender towers, their least width may make them meet.
+    """
     number = wide.shape[1]
     columns = torch.floor(draft.uniform(number, low=3.0, high=12.0))
     rows = torch.floor(draft.uniform(number, low=1.0, high=5.0))
@@ -114,7 +118,7 @@ def _windows(draft: Draft, wide: torch.Tensor, tall: torch.Tensor) -> torch.Tens
 def _portico(
     draft: Draft, stone: int, wide: torch.Tensor, tall: torch.Tensor, deep: torch.Tensor
 ) -> None:
-    """Steps, a row of columns, what they carry, and a gable."""
+    """Steps, a row of columns, the beam on them, and a roof whose open gable looks ahead."""
     keep = draft.chance(0.6, 1)
     number = 8
     half = wide * draft.uniform(1, low=0.35, high=0.9)
@@ -200,7 +204,10 @@ def _disc(
 def _towers(
     draft: Draft, stone: int, wide: torch.Tensor, tall: torch.Tensor, deep: torch.Tensor
 ) -> None:
-    """Two equal towers, and a drum in the middle; each with a dome, a lantern and a knob."""
+    """Two towers alike, and a drum in the middle; each with a dome, a lantern and a knob.
+
+    Only the shapes of both are the same: each drum and dome is of a material of its own.
+    """
     half = wide * draft.uniform(1, low=0.12, high=0.25)
     high = tall * draft.uniform(1, low=1.1, high=2.0)
     x = (wide - half) * draft.uniform(1, low=0.6, high=1.15)

@@ -8,7 +8,9 @@ import torch
 class Painter:
     """Makes textures of one size; all draws come from one generator.
 
-    Every method returns linear albedo (3, S, S) in [0, 1], seamless on all sides.
+    Every style is a method that returns linear albedo, (3, S, S), now and then a little outside of
+    [0, 1] (`textures.paint` clamps it), and seamless: pictures, pages, windows and books, which
+    have an edge, too, but for that edge.
     """
 
     def __init__(self, size: int, generator: torch.Generator) -> None:
@@ -304,7 +306,7 @@ class Painter:
         return image * (1 + self.uniform(0.02, 0.15) * self.noise(0.6, 3))
 
     def _mirrored(self, field: torch.Tensor, n: int) -> torch.Tensor:
-        """The middle of a field, mirrored left to right, n x n times, (S, S)."""
+        """A corner of a field, mirrored left to right and top to bottom, n x n times, (S, S)."""
         y, x = self.grid()
         x, y = x * n, y * n
         u = (2 * (x - torch.floor(x)) - 1).abs()
@@ -341,7 +343,7 @@ class Painter:
         return image * (1 + self.uniform(0.01, 0.12) * self.noise(self.uniform(0.4, 1.5)))
 
     def weave(self) -> torch.Tensor:
-        """Cloth: warp and weft in turns, checks of coloured threads, folds."""
+        """Cloth: the bumps of its threads, checks of coloured ones both ways, folds."""
         y, x = self.grid()
         n = self.size // self.integer(3, 9)
         over = torch.sin(math.pi * n * x).abs() * torch.sin(math.pi * n * y).abs()
@@ -355,7 +357,7 @@ class Painter:
         return 0.5 * (warp + weft) * (0.75 + 0.25 * over) * folds
 
     def books(self) -> torch.Tensor:
-        """Shelves of book spines or stacks of boxes: columns of many colours, some with marks."""
+        """Shelves of book spines, columns of many colours; most have a band across."""
         shelves = self.integer(1, 5)
         height = self.size // shelves
         image = (self.color(0.02, 0.3, 0.3) * torch.ones(1, self.size, self.size)).clone()

@@ -10,9 +10,9 @@ from matching.training.geometry import rigid_inverse
 
 _MIN_DEPTH_M = 0.05
 _SAME_SURFACE = 0.02  # relative depth; a grazing surface changes by about this much within a pixel
-_OTHER_SURFACE = (
-    1.25  # ratio of depths; between the two nothing is sure, as on steep faces and edges
-)
+# ratio of depths; between the two nothing is sure, as on steep faces. Of what is called hidden, a
+# part lies at the outline of a thing that the other image sees within a pixel
+_OTHER_SURFACE = 1.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Correspondences:
     positions0: Tensor  # (B, N, 2) float32
     positions1: Tensor  # (B, N, 2) float32; anywhere where not visible
     visible: Tensor  # (B, N) bool
-    unmatched0: Tensor  # (B, N) bool: a pixel of image 0 that surely has no partner in image 1
+    unmatched0: Tensor  # (B, N) bool: a pixel of image 0 that has no partner in image 1
     unmatched1: Tensor  # (B, N) bool: the same of image 1
 
 
@@ -47,8 +47,7 @@ def project(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tens
 
 
 def _look_up(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`project`, and which pixels surely have no partner, (B, N) bool."""
-
+    """`project`, and which pixels have no partner, (B, N) bool; False where in doubt."""
     height, width = batch.valid.shape[-2:]
     target = 1 - source
     target_from_source = batch.cam1_from_cam0.float()
@@ -72,7 +71,7 @@ def _look_up(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Ten
     visible = inside & solid & there & ((seen_depth - depth).abs() < _SAME_SURFACE * depth)
     ratio = seen_depth / depth
     other = there & ((ratio > _OTHER_SURFACE) | (ratio < 1 / _OTHER_SURFACE))
-    # of the sky, out of sight, hidden, or not there at all
+    # sky, out of sight, hidden, or seen through; where the other image shows the sky, in doubt
     unmatched = ~solid | ~inside | other
     # an unseen place may project anywhere; keep it finite
     return positions.nan_to_num(0).clamp(-1e4, 1e4), visible, unmatched

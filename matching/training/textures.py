@@ -1,4 +1,4 @@
-"""Procedural textures, all seamless, with mip-mapped sampling.
+"""Banks of procedural textures (`matching.training.painter`), with mip-mapped sampling.
 
 Albedo is stored as its square root in 8 bits (an approximate gamma), RGBA, every texture with its
 whole mip chain in one flat tensor, so that one gather serves any mixture of textures.

@@ -40,7 +40,7 @@ Status = Literal["finished", "out of time", "diverged"]
 WEIGHTS_NAME = "small.safetensors"
 
 _VALIDATION_BATCH = 16  # pairs
-_MAX_PROCESSES = 1024
+_MAX_PROCESSES = 1024  # so that no process of one run paints the textures of one of the next
 # Options that may differ between a run and its continuation: they change no batch, and no number
 # but by rounding and by the clock
 _FREE_OPTIONS = (
@@ -104,7 +104,7 @@ def train(
         if stream is None:
             if processes.first:
                 logger.info("painting the textures of the worlds takes a minute on one core")
-            # every run and process has textures of its own: few enough to be known by heart
+            # textures of one seed are so few that they would be learned by heart
             stream = PairWorld(
                 processes.device,
                 texture_seed=options.seed * _MAX_PROCESSES + processes.rank,

@@ -27,7 +27,8 @@ NUM_GEOMETRY = 24
 TEXTURE, SCALE, OFFSET_U, OFFSET_V, COS, SIN = range(6)  # SCALE: metres per texture repeat
 TINT = slice(6, 9)  # linear RGB factor on the texture's albedo
 GLOSS = 9  # reflectance at normal incidence, 0 = matt
-OVERLAY, OVERLAY_SCALE, OVERLAY_WEIGHT = 10, 11, 12  # breaks the repeats of the first texture
+# a second texture, that the first is multiplied with: larger, against repeats, or grain
+OVERLAY, OVERLAY_SCALE, OVERLAY_WEIGHT = 10, 11, 12
 EMISSION = 13  # glowing, in units of the albedo
 CELL_JITTER = 14  # texture offset that differs per window of a facade
 # the surface's height is RELIEF * SCALE * brightness of the first texture (its stored green), in
