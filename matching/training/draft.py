@@ -315,7 +315,8 @@ class Draft:
             self.log_uniform(n, 1, low=0.06, high=0.4),
         )
         material[..., OVERLAY_SCALE] = scale * torch.where(fine, narrow, wide)
-        material[..., OVERLAY_WEIGHT] = self.uniform(n, 1, high=0.7) * self.chance(0.6, n, 1)
+        layered = self.chance(0.6, n, 1) & ~bare
+        material[..., OVERLAY_WEIGHT] = self.uniform(n, 1, high=0.7) * layered
         by_chance = self.uniform(n) * self.chance(0.03, n)
         material[..., EMISSION] = torch.where(part.glow < 0, by_chance, part.glow)[..., None]
         material[..., CELL_JITTER] = self.uniform(n, 1) * self.chance(0.5, n, 1)

@@ -180,7 +180,11 @@ def info_nce(
 
 
 def unmatched_loss(
-    descriptors0: Tensor, descriptors1: Tensor, *, temperature: float = 0.05
+    descriptors0: Tensor,
+    descriptors1: Tensor,
+    candidates: Tensor,
+    *,
+    temperature: float = 0.05,
 ) -> Tensor:
     """How much the match probabilities of places that have no partner single one out.
 
@@ -191,15 +195,19 @@ def unmatched_loss(
     Args:
         descriptors0: Unit descriptors of the places, (B, M, D).
         descriptors1: Unit descriptors of the other image, (B, N, D).
+        candidates: Which of these are places that a match may choose, (B, N) bool.
         temperature: Divides the similarities.
 
     Returns:
-        Nats, (B, M), from 0 to log N.
+        Nats, (B, M), from 0 to the logarithm of the number of candidates; 0 without any.
     """
     logits = descriptors0 @ descriptors1.mT / temperature  # (B, M, N)
+    # a large number and not infinity: infinity times a probability of 0 would be NaN
+    logits = logits.masked_fill(~candidates[:, None], -1e4)
     log_probability = logits.log_softmax(-1)
     information = (log_probability.exp() * log_probability).sum(-1)
-    return information + math.log(descriptors1.shape[1])
+    count = candidates.sum(-1, keepdim=True)
+    return torch.where(count > 0, information + count.clamp_min(1).log(), 0)
 
 
 def blockwise_info_nce(

@@ -9,6 +9,7 @@ from matching.training.stage import Stage, make_stage
 from matching.training.world import Kind
 
 _SIDES = (-1.0, 1.0)
+_LEAST_CELL_M = 0.7  # narrower walls have fewer windows beside each other
 
 
 def monument(draft: Draft) -> Stage:
@@ -102,17 +103,17 @@ def monument(draft: Draft) -> Stage:
 def _windows(draft: Draft, wide: torch.Tensor, tall: torch.Tensor) -> torch.Tensor:
     """Parameters of facades: tall windows, a few or many to a wall, (B, n, 5).
 
-    Recesses keep clear of each other and of the corners on walls at least 3.3 m wide; where many
-    share a narrower one, as on slender towers, their least width may make them meet.
+    Recesses keep clear of each other and of the corners; ``wide`` is at least 0.4 m.
     """
     number = wide.shape[1]
     columns = torch.floor(draft.uniform(number, low=3.0, high=12.0))
+    columns = torch.minimum(columns, torch.floor(1.9 * wide / _LEAST_CELL_M)).clamp_min(1.0)
     rows = torch.floor(draft.uniform(number, low=1.0, high=5.0))
     cell_w, cell_h = 1.9 * wide / columns, 1.9 * tall / rows
     depth = (0.1 * cell_w * draft.uniform(number, low=0.3)).clamp(0.04, 0.5)
-    half_w = (0.5 * cell_w - depth) * draft.uniform(number, low=0.25, high=0.8)
+    half_w = (0.5 * cell_w - depth) * draft.uniform(number, low=0.35, high=0.8)
     half_h = 0.5 * cell_h * draft.uniform(number, low=0.3, high=0.85)
-    return torch.stack([cell_w, cell_h, half_w.clamp_min(0.1), half_h, depth], -1)
+    return torch.stack([cell_w, cell_h, half_w, half_h, depth], -1)
 
 
 def _portico(
@@ -135,7 +136,8 @@ def _portico(
     thick = half * draft.uniform(1, low=0.025, high=0.06)
     x = place * (half - thick)
     draft.add(
-        Kind.CYLINDER, stack3(x, -deep - out, rise + high), stack3(thick, thick, high + 0 * x),
+        Kind.CYLINDER, stack3(x, -deep - 1.1 * out + thick, rise + high),
+        stack3(thick, thick, high + 0 * x),
         "masonry", of=stone, keep=keep.expand(-1, number),
     )  # fmt: skip
     beam = high * draft.uniform(1, low=0.05, high=0.15)
@@ -167,19 +169,15 @@ def _portals(
         Kind.BOX, stack3(x, y, high), stack3(size * frame, 2 * thin, high), "masonry", of=stone,
         keep=keep,
     )  # fmt: skip
-    discs = (
-        (size * frame, 2 * thin, x, 2 * high, keep, "masonry", stone),
-        (size, 3 * thin, x, 2 * high, keep, "wood", None),
-    )
-    for radius, half, at, z, kept, surface, of in discs:
-        _disc(draft, at, y, z, radius, half, surface, kept, of)
-    draft.add(Kind.BOX, stack3(x, y, high), stack3(size, 3 * thin, high), "wood", keep=keep)
+    _disc(draft, x, y, 2 * high, size * frame, 2 * thin, "masonry", keep, of=stone)
+    door = draft.add(Kind.BOX, stack3(x, y, high), stack3(size, 3 * thin, high), "wood", keep=keep)
+    _disc(draft, x, y, 2 * high, size, 3 * thin, "wood", keep, like=door)
     rose = wide * draft.uniform(1, low=0.08, high=0.25)
     at, z = torch.zeros_like(rose), tall * draft.uniform(1, low=1.1, high=1.5)
     kept = draft.chance(0.5, 1)
     thin, y = thin[:, :1], y[:, :1]
-    _disc(draft, at, y, z, 1.15 * rose, 2 * thin, "masonry", kept, stone)
-    _disc(draft, at, y, z, rose, 3 * thin, "picture", kept, None)
+    _disc(draft, at, y, z, 1.15 * rose, 2 * thin, "masonry", kept, of=stone)
+    _disc(draft, at, y, z, rose, 3 * thin, "picture", kept)
 
 
 def _disc(
@@ -191,13 +189,15 @@ def _disc(
     half: torch.Tensor,
     surface: str,
     keep: torch.Tensor,
-    of: int | None,
+    *,
+    of: int | None = None,
+    like: int | None = None,
 ) -> None:
-    """Flat cylinders along y."""
+    """Flat cylinders along y; ``of`` and ``like`` as in `Draft.add`."""
     turned = constant((1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0), draft.device).reshape(3, 3)
     draft.add(
         Kind.CYLINDER, stack3(x, y, z), stack3(radius, radius, half), surface,
-        rotation=turned.expand(*x.shape, 3, 3), keep=keep, of=of,
+        rotation=turned.expand(*x.shape, 3, 3), keep=keep, of=of, like=like,
     )  # fmt: skip
 
 
@@ -260,7 +260,7 @@ def _dome(
 def _statues(draft: Draft, wide: torch.Tensor, tall: torch.Tensor, deep: torch.Tensor) -> None:
     """Figures on pedestals, before the front or on the cornice."""
     number = 6
-    x = wide * draft.uniform(number, low=-1.1, high=1.1)
+    x = wide * draft.uniform(number, low=-0.9, high=0.9)
     above = draft.chance(0.5, number)
     y = torch.where(above, -deep, -deep - 0.15 * wide - 0.5 * wide * draft.uniform(number))
     base = torch.where(above, 2 * tall, 0.0)

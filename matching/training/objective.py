@@ -139,11 +139,11 @@ def joined_loss(
     accuracy = masked_mean((right0 & right1).float(), visible)
 
     unmatched = torch.zeros((), device=visible.device)
-    for one, other, alone in (
-        (descriptors0, descriptors1, correspondences.unmatched0),
-        (descriptors1, descriptors0, correspondences.unmatched1),
+    for one, another, real, alone in (
+        (descriptors0, descriptors1, correspondences.real1, correspondences.unmatched0),
+        (descriptors1, descriptors0, correspondences.real0, correspondences.unmatched1),
     ):
-        nats = _either(unmatched_loss, compile)(one, other, temperature=options.temperature)
+        nats = _either(unmatched_loss, compile)(one, another, real, temperature=options.temperature)
         unmatched = unmatched + masked_mean(nats, alone) / 2
 
     local = local_error = odds = torch.zeros((), device=visible.device)

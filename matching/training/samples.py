@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from matching.training.batch import PairBatch
-from matching.training.geometry import rigid_inverse
+from matching.training.geometry import constant, rigid_inverse
 
 _MIN_DEPTH_M = 0.05
 _SAME_SURFACE = 0.02  # relative depth; a grazing surface changes by about this much within a pixel
-# ratio of depths; between the two nothing is sure, as on steep faces. Of what is called hidden, a
-# part lies at the outline of a thing that the other image sees within a pixel
+# ratio of depths; between the two nothing is sure, as on steep faces
 _OTHER_SURFACE = 1.25
+# from a place to itself and its eight neighbours, x and y in turns
+_AROUND = tuple(float(step) for y in (-1, 0, 1) for x in (-1, 0, 1) for step in (x, y))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Correspondences:
     visible: Tensor  # (B, N) bool
     unmatched0: Tensor  # (B, N) bool: a pixel of image 0 that has no partner in image 1
     unmatched1: Tensor  # (B, N) bool: the same of image 1
+    real0: Tensor  # (B, N) bool: positions0 is a place that image 0 shows, and not "anywhere"
+    real1: Tensor  # (B, N) bool
 
 
 def project(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +63,7 @@ def _look_up(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Ten
     image = points @ batch.K[:, target].mT
     positions = image[..., :2] / depth.clamp_min(_MIN_DEPTH_M)[..., None] - 0.5
     nearest = positions.round()
-    bounds = torch.tensor([width - 1, height - 1], device=positions.device)
+    bounds = constant((float(width - 1), float(height - 1)), positions.device)
     inside = ((nearest >= 0) & (nearest <= bounds)).all(-1)
     nearest = nearest.nan_to_num(0).clamp_min(0).minimum(bounds).long()
     target_index = nearest[..., 1] * width + nearest[..., 0]
@@ -69,10 +72,17 @@ def _look_up(batch: PairBatch, source: int, pixels: Tensor) -> tuple[Tensor, Ten
     there = batch.valid[:, target].flatten(1).gather(1, target_index)
     inside = inside & (depth > _MIN_DEPTH_M)
     visible = inside & solid & there & ((seen_depth - depth).abs() < _SAME_SURFACE * depth)
-    ratio = seen_depth / depth
-    other = there & ((ratio > _OTHER_SURFACE) | (ratio < 1 / _OTHER_SURFACE))
-    # sky, out of sight, hidden, or seen through; where the other image shows the sky, in doubt
-    unmatched = ~solid | ~inside | other
+    # hidden, or seen through: nothing about the place is this surface, nor the outline of its thing
+    around = constant(_AROUND, positions.device).view(-1, 2).long()
+    near = (nearest[:, :, None] + around).clamp_min(0).minimum(bounds.long())  # (B, N, 9, 2)
+    at = (near[..., 1] * width + near[..., 0]).flatten(1)
+    near_depth = _gather(batch.pointmaps[:, target].flatten(1, 2), at)[..., 2]
+    sky = ~batch.valid[:, target].flatten(1).gather(1, at)
+    ratio = near_depth.view(*depth.shape, -1) / depth[..., None]
+    other = (ratio > _OTHER_SURFACE) | (ratio < 1 / _OTHER_SURFACE)
+    apart = (other | sky.view(other.shape)).all(-1)
+    # sky, out of sight, hidden, or not there at all
+    unmatched = ~solid | ~inside | apart
     # an unseen place may project anywhere; keep it finite
     return positions.nan_to_num(0).clamp(-1e4, 1e4), visible, unmatched
 
@@ -141,6 +151,8 @@ def sample_correspondences(
         # of the places that start in the other image, it is not known where they would be in this
         unmatched0=torch.cat([unmatched0, torch.zeros_like(unmatched1)], 1),
         unmatched1=torch.cat([torch.zeros_like(unmatched0), unmatched1], 1),
+        real0=torch.cat([torch.ones_like(visible0), visible1], 1),
+        real1=torch.cat([visible0, torch.ones_like(visible1)], 1),
     )
 
 

@@ -52,7 +52,8 @@ def make_stage(
     # look at solid things that exist; walls, ground and empty slots are replaced by any point
     first, last = (low - 1.5, high + 1.5) if look is None else look
     around = (low, high) if look is None else look
-    anywhere = draft.uniform(SLOTS, 3, low=-0.1, high=1.1)
+    margin = 0.1 if look is None else 0.0
+    anywhere = draft.uniform(SLOTS, 3, low=-margin, high=1.0 + margin)
     inside = around[0][:, None] + (around[1] - around[0])[:, None] * anywhere
     centers = geometry[..., :3]
     near = (centers > first[:, None]).all(-1) & (centers < last[:, None]).all(-1)

@@ -130,12 +130,19 @@ def test_some_places_are_bare_and_some_of_one_stone(blank_paint: None) -> None:
     palette = Palette.paint(0, per_style=8, size=1, device="cpu")
     stage = draw_stage(200, torch.Generator().manual_seed(0), palette, difficulty=1.0)
     bare_row = palette.table[palette.names.index("bare")]
-    bare, one = [], []
+    bare, one, layered = [], [], []
     for geometry, materials in zip(stage.scenes.geometry, stage.scenes.materials, strict=True):
-        texture = materials[geometry[:, RADIUS] > 0][:, 0, TEXTURE]
-        bare.append(float(torch.isin(texture, bare_row.float()).float().mean()))
+        material = materials[geometry[:, RADIUS] > 0][:, 0]
+        texture = material[:, TEXTURE]
+        plain = torch.isin(texture, bare_row.float())
+        bare.append(float(plain.float().mean()))
+        layered.append(float((material[plain, OVERLAY_WEIGHT] > 0).float().mean()))
         one.append(float(texture.unique(return_counts=True)[1].max() / len(texture)))
     assert 0.1 < float((torch.tensor(bare) > 0.6).float().mean()) < 0.35
+    # no second texture covers what should be bare
+    places = torch.tensor(bare) > 0.6
+    means = [float(torch.tensor(layered)[some].nanmean()) for some in (places, ~places)]
+    assert means[0] < 0.3 and means[1] > 0.5
     # monuments are of one stone by themselves: a third of these
     assert 0.12 < float((torch.tensor(one) > 0.3).float().mean()) < 0.25
 

@@ -51,21 +51,30 @@ def test_info_nce_by_hand() -> None:
 
 def test_unmatched_loss_is_nothing_for_all_alike_and_most_for_one_found() -> None:
     grid = unit(2, 9, 4)
+    every = torch.ones(2, 9, dtype=torch.bool)
     alike = grid[:, :1].expand(2, 7, 4)
-    one = unmatched_loss(grid[:, :5], alike, temperature=0.05)
+    one = unmatched_loss(grid[:, :5], alike, every[:, :7], temperature=0.05)
     torch.testing.assert_close(one, torch.zeros(2, 5), atol=1e-5, rtol=0)
-    sure = unmatched_loss(grid[:, :5], grid, temperature=1e-4)
+    sure = unmatched_loss(grid[:, :5], grid, every, temperature=1e-4)
     torch.testing.assert_close(sure, torch.full((2, 5), math.log(9)), atol=1e-3, rtol=0)
     # by hand, and a step against its gradient makes the places more alike
     places = grid[:, :5].clone().requires_grad_()
-    losses = unmatched_loss(places, grid, temperature=0.2)
+    losses = unmatched_loss(places, grid, every, temperature=0.2)
     probability = (places[0, 3] @ grid[0].T / 0.2).softmax(0)
     by_hand = float((probability * (9 * probability).log()).sum().detach())
     assert float(losses[0, 3].detach()) == pytest.approx(by_hand, rel=1e-5)
     losses.sum().backward()  # type: ignore[no-untyped-call]
     assert places.grad is not None
-    moved = unmatched_loss(places - 0.01 * places.grad, grid, temperature=0.2)
+    moved = unmatched_loss(places - 0.01 * places.grad, grid, every, temperature=0.2)
     assert float((moved.sum() - losses.sum()).detach()) < 0
+    # who is no candidate is not there; without any there is nothing to single out
+    some = every.clone()
+    some[0, 4:] = False
+    some[1] = False
+    losses = unmatched_loss(grid[:, :5], grid, some, temperature=0.2)
+    few = unmatched_loss(grid[:, :5], grid[:, :4], every[:, :4], temperature=0.2)
+    torch.testing.assert_close(losses[0], few[0])
+    assert losses[1].tolist() == [0.0] * 5
 
 
 @pytest.mark.parametrize("mode", ["proper", "dual", "all"])

@@ -47,8 +47,11 @@ def test_places_without_a_partner_count_in_both_images() -> None:
         if view.descriptors is not None
     )
     means = [
-        float(masked_mean(unmatched_loss(one, other, temperature=0.3), alone))
-        for one, other, alone in ((d0, d1, samples.unmatched0), (d1, d0, samples.unmatched1))
+        float(masked_mean(unmatched_loss(one, other, real, temperature=0.3), alone))
+        for one, other, real, alone in (
+            (d0, d1, samples.real1, samples.unmatched0),
+            (d1, d0, samples.real0, samples.unmatched1),
+        )
     ]
     assert means[0] != pytest.approx(means[1], rel=1e-3)
     without, metrics = judge(0.0)

@@ -116,9 +116,23 @@ def test_only_what_surely_has_no_partner_is_unmatched() -> None:
     valid[:, 0] = False
     visible, alone, _ = draw(dataclasses.replace(batch, valid=valid))
     assert bool(alone[:, :half].all())
-    # image 1 shows the sky: of what thing image 0 shows the edge is not known
+    # image 1 shows the sky where image 0 shows a thing: it is not there
     valid = batch.valid.clone()
     valid[:, 1] = False
     visible, alone, _ = draw(dataclasses.replace(batch, valid=valid))
-    assert not bool(visible.any()) and torch.equal(alone[:, :half], ~inside)
-    assert bool(alone[:, half:].all())
+    assert not bool(visible.any()) and bool(alone.all())
+    # the surface is seen in every other column alone, as of a thin thing: it may be the same
+    maps = batch.pointmaps.clone()
+    maps[:, 1, :, ::2] *= 2.0
+    visible, alone, _ = draw(dataclasses.replace(batch, pointmaps=maps))
+    assert bool((~visible[:, :half] & inside).any()) and torch.equal(alone[:, :half], ~inside)
+
+
+def test_places_are_real_in_the_image_they_start_in_and_where_they_are_seen() -> None:
+    batch = plane_pairs(4, pairs=3, image_size=(64, 48), difficulty=0.5)
+    samples = sample_correspondences(batch, 256, generator=torch.Generator().manual_seed(1))
+    half = samples.visible.shape[1] // 2
+    assert bool(samples.real0[:, :half].all()) and bool(samples.real1[:, half:].all())
+    assert torch.equal(samples.real1[:, :half], samples.visible[:, :half])
+    assert torch.equal(samples.real0[:, half:], samples.visible[:, half:])
+    assert not bool(samples.visible.all())
