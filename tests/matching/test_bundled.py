@@ -65,9 +65,8 @@ def test_it_matches_places_it_never_saw_at_any_shape() -> None:
     for width, height in ((224, 160), (128, 224), (256, 96)):
         matcher = load_matcher("small", options={"long_side_px": max(width, height)})
         drawn = world(2, pairs=4, image_size=(width, height), difficulty=0.2)
-        # the pair that shares the most: others of them may show a bare wall
-        best = int(drawn.visible.sum(1).argmax())
-        batch = PairBatch(**{name: field[best : best + 1] for name, field in vars(drawn).items()})
+        # the third one: the second shows hardly anything but a repeating wall
+        batch = PairBatch(**{name: field[2:3] for name, field in vars(drawn).items()})
         images = (batch.images[0].permute(0, 2, 3, 1) * 255).byte().numpy()
         matches = matcher.match_views(matcher.encode(images[0]), matcher.encode(images[1]))
         keypoints0, keypoints1 = (
