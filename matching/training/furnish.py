@@ -276,6 +276,45 @@ def add_bushes(
         draft.add(Kind.BUSH, center, half * shrink, "green", params=params, keep=keep)
 
 
+def add_trees(
+    draft: Draft,
+    foot: torch.Tensor,
+    trunk: torch.Tensor,
+    tall: torch.Tensor,
+    crown: torch.Tensor,
+    leaf: torch.Tensor,
+    *,
+    fill: float,
+    seed: float,
+    keep: torch.Tensor | None = None,
+) -> None:
+    """Trees: a trunk, and two nested shells of leaves that begin below its top.
+
+    Args:
+        draft: To add to.
+        foot: Where they stand, (B, n, 3).
+        trunk: Radius, (B, n).
+        tall: Height of the trunk, (B, n).
+        crown: Radius of the crown, (B, n).
+        leaf: Size of the leaves' cells, (B, n).
+        fill: Share of the cells with a leaf.
+        seed: Of the leaves.
+        keep: False leaves one out, (B, n).
+    """
+    half = 0.5 * tall
+    x, y, base = foot.unbind(-1)
+    draft.add(
+        Kind.CYLINDER, stack3(x, y, base + half), stack3(trunk, trunk, half), "wood", keep=keep
+    )
+    at = stack3(x, y, base + tall + 0.6 * crown)
+    for k, shrink in enumerate((1.0, 0.75)):
+        params = torch.stack(
+            [leaf, *(torch.full_like(leaf, v) for v in (0.52, fill, seed + k))], -1
+        )
+        size = crown * shrink
+        draft.add(Kind.BUSH, at, stack3(size, size, size), "green", params=params, keep=keep)
+
+
 def add_fences(draft: Draft, number: int, low: torch.Tensor, high: torch.Tensor) -> None:
     """Upright panels with bars, a grid or leaves cut out."""
     xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)

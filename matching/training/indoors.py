@@ -21,6 +21,7 @@ from matching.training.world import Kind
 
 
 def room(draft: Draft) -> Stage:
+    """A furnished room of 3 to 11 m, seen from inside."""
     half = torch.stack(
         [
             draft.log_uniform(low=1.4, high=5.5),
@@ -56,55 +57,8 @@ def room(draft: Draft) -> Stage:
         yaw=draft.uniform(1, high=3.0) * draft.chance(0.5, 1), keep=draft.chance(0.6, 1),
     )  # fmt: skip
 
-    # pictures, windows, doors, cupboards on the walls
-    for number, surface, sizes, depth in (
-        (8, "picture", (0.12, 0.8), (0.01, 0.05)),
-        (3, "view", (0.4, 1.0), (0.02, 0.06)),
-        (4, "wood", (0.25, 0.9), (0.1, 0.5)),
-    ):
-        on_x = draft.chance(0.5, number)
-        side = draft.sign(number)
-        along = draft.uniform(number, low=-0.92, high=0.92)
-        width = draft.log_uniform(number, low=sizes[0], high=sizes[1])
-        tall = draft.log_uniform(number, low=sizes[0], high=sizes[1])
-        thick = draft.uniform(number, low=depth[0], high=depth[1])
-        hx, hy, hz = half[:, None].unbind(-1)
-        x = torch.where(on_x, side * (hx - thick), along * hx)
-        y = torch.where(on_x, along * hy, side * (hy - thick))
-        z = hz * draft.uniform(number, low=0.5, high=1.5)
-        if surface == "wood":  # standing on the floor or hanging high
-            z = torch.where(draft.chance(0.6, number), tall, 1.6 * hz)
-        half_x = torch.where(on_x, thick, width)
-        half_y = torch.where(on_x, width, thick)
-        bright = draft.log_uniform(number, low=0.2, high=4.0) * draft.chance(0.6, number)
-        draft.add(
-            Kind.BOX, stack3(x, y, z), stack3(half_x, half_y, tall), surface,
-            glow=bright if surface == "view" else None,
-        )  # fmt: skip
-
-    # book shelves: a facade whose recesses are the compartments
-    number = 2
-    on_x, side = draft.chance(0.5, number), draft.sign(number)
-    hx, hy, _ = half[:, None].unbind(-1)
-    thick = draft.uniform(number, low=0.15, high=0.25)
-    along = draft.uniform(number, low=-0.8, high=0.8)
-    width = draft.uniform(number, low=0.4, high=1.2)
-    tall = draft.uniform(number, low=0.5, high=1.1)
-    columns = torch.floor(draft.uniform(number, low=1, high=5))
-    rows = torch.floor(draft.uniform(number, low=2, high=7))
-    cell_w, cell_h = 2 * width / columns * 0.998, 2 * tall / rows * 0.998
-    params = torch.stack(
-        [cell_w, cell_h, 0.5 * cell_w - 0.02, 0.5 * cell_h - 0.015, thick * 0.9], -1
-    )
-    x = torch.where(on_x, side * (hx - thick), along * hx)
-    y = torch.where(on_x, along * hy, side * (hy - thick))
-    body = stack3(torch.where(on_x, thick, width), torch.where(on_x, width, thick), tall)
-    draft.add(Kind.FACADE, stack3(x, y, tall), body, "wood", params=params)
-    # half of them are full: books in place of their backs
-    keep = draft.chance(0.5, number)
-    half_x, half_y = (torch.where(way, 0.4 * thick, width) for way in (on_x, ~on_x))
-    draft.add(Kind.BOX, stack3(x, y, tall), stack3(half_x, half_y, tall * 0.99), "shelf", keep=keep)
-
+    _add_on_walls(draft, half)
+    _add_shelves(draft, half)
     tops = add_tables(draft, 3, low * 0.75, high * 0.75)
     for k in range(3):
         spot = tops[:, k]
@@ -112,17 +66,7 @@ def room(draft: Draft) -> Stage:
             draft, 4, spot[:, :2] - 0.35, spot[:, :2] + 0.35,
             spot[:, 2:3].expand(-1, 4), (0.02, 0.14),
         )  # fmt: skip
-    # screens: off, or shining
-    number = 2
-    spot = tops[:, :number]
-    tall = draft.uniform(number, low=0.1, high=0.25)
-    xy = spot[..., :2] + 0.2 * draft.uniform(number, 2, low=-1.0)
-    on = draft.uniform(number, low=0.2, high=1.5) * draft.chance(0.5, number)
-    draft.add(
-        Kind.BOX, stack3(xy[..., 0], xy[..., 1], spot[..., 2] + tall),
-        stack3(1.6 * tall, torch.full_like(tall, 0.015), tall), "picture",
-        yaw=draft.uniform(number, high=6.283), keep=draft.chance(0.7, number), glow=on,
-    )  # fmt: skip
+    _add_screens(draft, tops[:, :2])
     add_chairs(draft, 3, low * 0.9, high * 0.9)
     add_sofas(draft, 2, low * 0.8, high * 0.8)
     add_clutter(draft, 14, low * 0.95, high * 0.95, draft.uniform(14) * 0.0, (0.04, 0.5))
@@ -142,6 +86,73 @@ def room(draft: Draft) -> Stage:
         torch.cat([span[:, :2] * 0.93, 2 * half[:, 2:] * 0.9], -1),
         indoor=True,
     )
+
+
+def _add_on_walls(draft: Draft, half: torch.Tensor) -> None:
+    """Pictures, windows, doors and cupboards of a room of half extents (B, 3)."""
+    for number, surface, sizes, depth in (
+        (8, "picture", (0.12, 0.8), (0.01, 0.05)),
+        (3, "view", (0.4, 1.0), (0.02, 0.06)),
+        (4, "wood", (0.25, 0.9), (0.1, 0.5)),
+    ):
+        on_x = draft.chance(0.5, number)
+        side = draft.sign(number)
+        along = draft.uniform(number, low=-0.92, high=0.92)
+        width = draft.log_uniform(number, low=sizes[0], high=sizes[1])
+        tall = draft.log_uniform(number, low=sizes[0], high=sizes[1])
+        thick = draft.uniform(number, low=depth[0], high=depth[1])
+        hx, hy, hz = half[:, None].unbind(-1)
+        x = torch.where(on_x, side * (hx - thick), along * hx)
+        y = torch.where(on_x, along * hy, side * (hy - thick))
+        z = hz * draft.uniform(number, low=0.5, high=1.5)
+        if surface == "wood":  # standing on the floor or hanging high
+            z = torch.where(draft.chance(0.6, number), tall, 1.6 * hz)
+        half_x = torch.where(on_x, thick, width)
+        half_y = torch.where(on_x, width, thick)
+        glow = None
+        if surface == "view":  # the day outside is brighter than the room
+            glow = draft.log_uniform(number, low=0.2, high=4.0) * draft.chance(0.6, number)
+        draft.add(Kind.BOX, stack3(x, y, z), stack3(half_x, half_y, tall), surface, glow=glow)
+
+
+def _add_shelves(draft: Draft, half: torch.Tensor) -> None:
+    """Book shelves along the walls: facades whose recesses are the compartments."""
+    number = 2
+    on_x, side = draft.chance(0.5, number), draft.sign(number)
+    hx, hy, _ = half[:, None].unbind(-1)
+    thick = draft.uniform(number, low=0.15, high=0.25)
+    along = draft.uniform(number, low=-0.8, high=0.8)
+    width = draft.uniform(number, low=0.4, high=1.2)
+    tall = draft.uniform(number, low=0.5, high=1.1)
+    columns = torch.floor(draft.uniform(number, low=1, high=5))
+    # a compartment is wider than the shelf is deep: its sides have none
+    columns = torch.minimum(columns, torch.floor(0.99 * width / thick)).clamp_min(1.0)
+    rows = torch.floor(draft.uniform(number, low=2, high=7))
+    cell_w, cell_h = 2 * width / columns * 0.998, 2 * tall / rows * 0.998
+    params = torch.stack(
+        [cell_w, cell_h, 0.5 * cell_w - 0.02, 0.5 * cell_h - 0.015, thick * 0.9], -1
+    )
+    x = torch.where(on_x, side * (hx - thick), along * hx)
+    y = torch.where(on_x, along * hy, side * (hy - thick))
+    body = stack3(torch.where(on_x, thick, width), torch.where(on_x, width, thick), tall)
+    draft.add(Kind.FACADE, stack3(x, y, tall), body, "wood", params=params)
+    # half of them are full: books in place of their backs
+    keep = draft.chance(0.5, number)
+    half_x, half_y = (torch.where(way, 0.4 * thick, width) for way in (on_x, ~on_x))
+    draft.add(Kind.BOX, stack3(x, y, tall), stack3(half_x, half_y, tall * 0.99), "shelf", keep=keep)
+
+
+def _add_screens(draft: Draft, spot: torch.Tensor) -> None:
+    """Screens on table tops at (B, n, 3): off, or shining."""
+    number = spot.shape[1]
+    tall = draft.uniform(number, low=0.1, high=0.25)
+    xy = spot[..., :2] + 0.2 * draft.uniform(number, 2, low=-1.0)
+    on = draft.uniform(number, low=0.2, high=1.5) * draft.chance(0.5, number)
+    draft.add(
+        Kind.BOX, stack3(xy[..., 0], xy[..., 1], spot[..., 2] + tall),
+        stack3(1.6 * tall, torch.full_like(tall, 0.015), tall), "picture",
+        yaw=draft.uniform(number, high=6.283), keep=draft.chance(0.7, number), glow=on,
+    )  # fmt: skip
 
 
 def heap(draft: Draft) -> Stage:

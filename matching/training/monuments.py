@@ -1,9 +1,17 @@
 """Random monuments: large buildings on a square, symmetric, of one stone, with all that repeats."""
 
 import torch
+import torch.nn.functional as F
 
 from matching.training.draft import Draft
-from matching.training.furnish import add_bushes, add_clutter, add_rods, add_roof, stack3
+from matching.training.furnish import (
+    add_bushes,
+    add_clutter,
+    add_rods,
+    add_roof,
+    add_trees,
+    stack3,
+)
 from matching.training.geometry import constant
 from matching.training.stage import Stage, make_stage
 from matching.training.world import Kind
@@ -73,18 +81,12 @@ def monument(draft: Draft) -> Stage:
     add_bushes(draft, 2, front, back, 0.0, (0.4, 1.5))
     number = 2
     xy = front[:, None] + (back - front)[:, None] * draft.uniform(number, 2)
-    trunk = draft.uniform(number, low=1.5, high=4.0)
-    keep = draft.chance(0.5, number)
-    draft.add(
-        Kind.CYLINDER, stack3(xy[..., 0], xy[..., 1], 0.5 * trunk),
-        stack3(0.06 * trunk, 0.06 * trunk, 0.6 * trunk), "wood", keep=keep,
-    )  # fmt: skip
-    crown = trunk * draft.uniform(number, low=0.5, high=0.9)
-    leaf = draft.uniform(number, low=0.1, high=0.35)
-    params = torch.stack([leaf, 0.5 + 0 * leaf, 0.85 + 0 * leaf, 9.0 + 0 * leaf], -1)
-    draft.add(
-        Kind.BUSH, stack3(xy[..., 0], xy[..., 1], trunk + 0.7 * crown),
-        stack3(crown, crown, crown), "green", params=params, keep=keep,
+    tall_tree = draft.uniform(number, low=1.5, high=4.0)
+    add_trees(
+        draft, F.pad(xy, (0, 1)), 0.06 * tall_tree, tall_tree,
+        tall_tree * draft.uniform(number, low=0.5, high=0.9),
+        draft.uniform(number, low=0.1, high=0.35), fill=0.85, seed=9.0,
+        keep=draft.chance(0.5, number),
     )  # fmt: skip
     eye = draft.uniform(1, low=1.8, high=3.0) + tall * 0.8 * draft.chance(0.25, 1)
     near = -deep - 3.0 - 0.3 * wide

@@ -12,6 +12,7 @@ from matching.training.furnish import (
     add_rods,
     add_roof,
     add_tables,
+    add_trees,
     solid_kinds,
     stack3,
 )
@@ -66,6 +67,7 @@ def _facade_row(draft: Draft, number: int, side: float, street: torch.Tensor) ->
 
 
 def street(draft: Draft) -> Stage:
+    """A street along x, 6 to 22 m wide, between two rows of houses."""
     street = draft.log_uniform(low=3.0, high=11.0)
     ground = constant((60.0, 60.0, 0.2), draft.device).expand(draft.count, 1, 3)
     below = constant((0.0, 0.0, -0.2), draft.device).expand(draft.count, 1, 3)
@@ -112,25 +114,14 @@ def street(draft: Draft) -> Stage:
         Kind.ELLIPSOID, stack3(xy[..., 0], xy[..., 1], 0.95 * ones),
         stack3(1.25 * ones, 0.78 * ones, 0.52 * ones), "glass", yaw=yaw, keep=keep,
     )  # fmt: skip
-    # trees: trunk and crown
+    # trees
     number = 3
     xy = low[:, None] + (high - low)[:, None] * draft.uniform(number, 2)
-    trunk = draft.uniform(number, low=0.06, high=0.2)
-    tall = draft.uniform(number, low=1.5, high=3.0)
-    draft.add(
-        Kind.CYLINDER,
-        torch.cat([xy, 0.5 * tall[..., None]], -1),
-        stack3(trunk, trunk, 0.5 * tall),
-        "wood",
-    )
-    crown = draft.uniform(number, low=0.8, high=1.8)
-    for k, shrink in enumerate((1.0, 0.75)):
-        leaf = draft.uniform(number, low=0.1, high=0.25)
-        params = torch.stack([leaf, 0.52 + 0 * leaf, 0.85 + 0 * leaf, 7.0 + k + 0 * leaf], -1)
-        draft.add(
-            Kind.BUSH, torch.cat([xy, (tall + 0.6 * crown)[..., None]], -1),
-            (crown * shrink)[..., None].expand(-1, -1, 3), "green", params=params,
-        )  # fmt: skip
+    add_trees(
+        draft, F.pad(xy, (0, 1)), draft.uniform(number, low=0.06, high=0.2),
+        draft.uniform(number, low=1.5, high=3.0), draft.uniform(number, low=0.8, high=1.8),
+        draft.uniform(number, low=0.1, high=0.25), fill=0.85, seed=7.0,
+    )  # fmt: skip
     add_fences(draft, 3, low, high)
     tops = add_tables(draft, 1, low * 0.6, high * 0.6)
     add_clutter(
@@ -156,6 +147,7 @@ def street(draft: Draft) -> Stage:
 
 
 def land(draft: Draft) -> Stage:
+    """Open land: hills, rocks, ruins, trees and a house or two."""
     waves = torch.stack(
         [
             draft.uniform(1, low=0.2, high=1.6), draft.uniform(1, low=0.1, high=0.5),
@@ -205,22 +197,12 @@ def land(draft: Draft) -> Stage:
     )  # fmt: skip
     number = 7
     xy = 14.0 * draft.uniform(number, 2, low=-1.0)
-    trunk, tall = (
-        draft.uniform(number, low=0.06, high=0.3),
-        draft.uniform(number, low=1.0, high=3.5),
-    )
-    base = height(xy)
-    center = torch.cat([xy, (base + 0.5 * tall)[..., None]], -1)
-    draft.add(Kind.CYLINDER, center, stack3(trunk, trunk, 0.6 * tall), "wood")
-    crown = draft.uniform(number, low=0.6, high=2.2)
-    for k, shrink in enumerate((1.0, 0.75)):
-        leaf = draft.uniform(number, low=0.1, high=0.3)
-        params = torch.stack([leaf, 0.52 + 0 * leaf, 0.8 + 0 * leaf, 11.0 + k + 0 * leaf], -1)
-        draft.add(
-            Kind.BUSH, torch.cat([xy, (base + tall + 0.5 * crown)[..., None]], -1),
-            (crown * shrink)[..., None] * draft.uniform(number, 3, low=0.8, high=1.2), "green",
-            params=params,
-        )  # fmt: skip
+    foot = torch.cat([xy, height(xy)[..., None]], -1)
+    add_trees(
+        draft, foot, draft.uniform(number, low=0.06, high=0.3),
+        draft.uniform(number, low=1.0, high=3.5), draft.uniform(number, low=0.6, high=2.2),
+        draft.uniform(number, low=0.1, high=0.3), fill=0.8, seed=11.0,
+    )  # fmt: skip
     number = 10
     xy = 8.0 * draft.uniform(number, 2, low=-1.0)
     radius = draft.uniform(number, low=0.25, high=0.7)

@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from matching.training.draft import Draft, Palette
-from matching.training.furnish import add_cables, add_chairs, add_roof, add_sofas, add_tables
-from matching.training.world import AXES, HALF, RADIUS
+from matching.training.furnish import (
+    add_cables,
+    add_chairs,
+    add_roof,
+    add_sofas,
+    add_tables,
+    add_trees,
+)
+from matching.training.world import AXES, HALF, KIND, PARAMS, RADIUS, Kind
 
 
 def test_parts_of_a_thing_are_of_one_material_and_stand_on_the_floor(palette: Palette) -> None:
@@ -30,6 +37,32 @@ def test_parts_of_a_thing_are_of_one_material_and_stand_on_the_floor(palette: Pa
     for thing, reach in ((chair, 0.5), (sofa, 1.9)):
         centers = geometry[:, thing, :2]
         assert float((centers - centers[:, :1]).norm(dim=-1).max()) < reach
+
+
+def test_trees_stand_on_the_ground_and_carry_two_shells_of_leaves(palette: Palette) -> None:
+    draft = Draft(10, torch.Generator().manual_seed(0), palette, 0.0)
+    foot = torch.randn(10, 2, 3)
+    ones = torch.ones(10, 2)
+    keep = torch.arange(2).expand(10, 2) > 0
+    add_trees(
+        draft, foot, 0.1 * ones, 3 * ones, 2 * ones, 0.2 * ones, fill=0.8, seed=5.0, keep=keep
+    )
+    geometry, _ = draft.finish(6)
+    trunk, *shells = geometry.split(2, 1)
+    assert (trunk[..., KIND] == Kind.CYLINDER).all()
+    half = trunk[..., HALF]
+    torch.testing.assert_close(trunk[..., :2], foot[..., :2])
+    torch.testing.assert_close(trunk[..., 2] - half[..., 2], foot[..., 2])
+    top = trunk[..., 2] + half[..., 2]
+    torch.testing.assert_close(top, foot[..., 2] + 3)
+    for number, (shell, radius) in enumerate(zip(shells, (2.0, 1.5), strict=True)):
+        assert (shell[..., KIND] == Kind.BUSH).all() and (shell[..., HALF] == radius).all()
+        torch.testing.assert_close(shell[..., :2], foot[..., :2])
+        assert (shell[..., 2] - radius < top).all()  # around the trunk
+        leaf = torch.tensor([0.2, 0.52, 0.8, 5.0 + number]).expand(10, 2, 4)
+        torch.testing.assert_close(shell[..., PARAMS][..., :4], leaf)
+    for part in (trunk, *shells):
+        assert torch.equal(part[..., RADIUS] > 0, keep)
 
 
 @pytest.mark.parametrize("along_y", [False, True])

@@ -7,7 +7,7 @@ from matching.training.draft import Draft, Palette
 from matching.training.furnish import add_chairs
 from matching.training.indoors import room
 from matching.training.stage import Stage
-from matching.training.world import AXES, CENTER, EMISSION, HALF, KIND, RADIUS, Kind
+from matching.training.world import AXES, CENTER, EMISSION, HALF, KIND, PARAMS, RADIUS, Kind
 
 # places in the scenes, in the order in which `room` adds them
 CEILING, PICTURES, VIEWS_OUT = 2, slice(4, 12), slice(12, 15)
@@ -36,6 +36,10 @@ def test_books_stand_in_their_shelves(rooms: Stage) -> None:
     ratio = books[..., HALF] / shelves[..., HALF]
     torch.testing.assert_close(ratio[..., :2].amin(-1), torch.full((40, 2), 0.4))
     assert 0.3 < float((books[..., RADIUS] > 0).float().mean()) < 0.7
+    # only the long sides have compartments: those of two sides would meet about a corner
+    thin, long = shelves[..., HALF][..., :2].amin(-1), shelves[..., HALF][..., :2].amax(-1)
+    cell = shelves[..., PARAMS][..., 0]
+    assert (cell > 2 * thin).all() and (cell < 2 * long).all()
 
 
 def test_things_on_the_walls_are_looked_at(rooms: Stage) -> None:
