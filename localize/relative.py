@@ -31,9 +31,9 @@ from matching.types import Matches, View
 
 FloatArray = NDArray[np.float64]
 
-# On 79 pairs of real photos, poses of different places had confidences up to 0.30 with the bundled
+# On 79 pairs of real photos, poses of different places had confidences up to 0.36 with the bundled
 # network (SIFT found none), right ones 0.55 and more; wrong ones of one place may have more, too
-_DOUBTFUL = 0.35
+_DOUBTFUL = 0.45
 _TOLD: dict[CameraSource, str] = {
     "given": "given",
     "exif": "from EXIF",

@@ -159,7 +159,7 @@ def test_a_doubtful_pose_is_a_failure_with_its_confidence() -> None:
     assert sure.success and 0.1 < sure.confidence < 1
     assert sure.doubt() == ""
     low = replace(sure, confidence=0.18)
-    assert low.doubt().startswith("the confidence is low (0.18 < 0.35)")
+    assert low.doubt().startswith("the confidence is low (0.18 < 0.45)")
     assert replace(low, success=False, cam1_from_cam0=None).doubt() == ""
     limit = RelativeOptions(min_confidence=(1 + sure.confidence) / 2)
     doubtful = relative_pose(view0, view1, matcher=TruthMatcher({}), options=limit, **cameras)
