@@ -372,7 +372,7 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train a matcher on procedural worlds; torchrun starts one process per GPU."""
+    """Train a matcher on worlds (configs/train_small.yaml); torchrun starts a process per GPU."""
     if arguments.show_world is not None:
         from matching.training.contact_sheet import contact_sheet
 

@@ -16,6 +16,9 @@ FloatArray = NDArray[np.float64]
 RelativeMethod = Literal["essential", "reference", "pointmap"]
 
 MIN_MATCHES = 6  # five define an essential matrix, one more can contradict it
+# matches lie so close to each other that their errors are alike: more than these count as these,
+# or a thousand of them talk a focal length down to a third of what point maps or EXIF say
+_INDEPENDENT = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,8 @@ def best_estimate(
         return None
     # the negative log posterior: where the matches do not tell the focal length, a common one wins
     best = min(found, key=lambda e: e.cost)
-    variance = max(best.cost / max(int(best.inlier_mask.sum()), 1), 1e-12)
+    num_inliers = max(int(best.inlier_mask.sum()), 1)
+    variance = max(best.cost / min(num_inliers, _INDEPENDENT), 1e-12)
     best = min(
         found,
         key=lambda e: (

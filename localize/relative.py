@@ -38,8 +38,8 @@ _TOLD: dict[CameraSource, str] = {
     "given": "given",
     "exif": "from EXIF",
     "exif+pointmap": "from EXIF and the point maps",
-    "pointmap": "no EXIF: from the point maps and the matches",
-    "estimated": "no EXIF: guessed from the matches",
+    "pointmap": "no EXIF: from the point maps, or what fits the matches",
+    "estimated": "no EXIF: a common one, or what fits the matches",
 }
 
 

@@ -44,7 +44,7 @@ class MatchReport:
             return ""
         return (
             f"only {self.num_sure} matches are sure, where photos of one place have {_FEW_SURE} or "
-            "more: these two probably show nothing in common"
+            "more: these two show nothing in common, or are too unlike (zoom, turn)"
         )
 
     def to_dict(self) -> dict[str, Any]:

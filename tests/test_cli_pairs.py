@@ -59,7 +59,10 @@ def test_match_and_relative(
         half = run("relative", *pair, *SIFT, "--camera1", text, "--quiet")
     assert half.code == 0 and "the confidence is low" in caplog.records[-1].getMessage()
     assert caplog.records[-1].levelname == "WARNING"
-    assert "px (no EXIF: guessed from the matches), " in half.out and " px (given)\n" in half.out
+    assert (
+        "px (no EXIF: a common one, or what fits the matches), " in half.out
+        and " px (given)\n" in half.out
+    )
     metric = run("relative", *pair, "--camera0", text, "--camera1", text)  # by default
     assert metric.code == 0 and "(m as the network guesses them: its scale may be" in metric.out
     wrong = run("relative", *pair, "--camera0", "PINHOLE 320 240 300")

@@ -50,6 +50,7 @@ _FREE_OPTIONS = (
     "log_every_steps",
     "checkpoint_every_steps",
     "keep_checkpoints",
+    "validation",
 )
 
 
@@ -98,6 +99,8 @@ def train(
         InputError: The folder holds a run with other options, or a damaged checkpoint.
     """
     with joined_processes(device) as processes:
+        # before minutes of painting
+        checkpoint = _checkpoint_to_resume(options, Path(out), processes.count, resume)
         if processes.device.type == "cuda":
             # sums of similarities bear the rounding; the network runs in bfloat16 anyway
             torch.set_float32_matmul_precision("high")
@@ -113,22 +116,44 @@ def train(
                 recorded=True,
             )
         trainer = Trainer(options, stream, processes=processes)
-        return _Run(options, Path(out), trainer, resume).go()
+        return _Run(options, Path(out), trainer, checkpoint).go()
+
+
+def _checkpoint_to_resume(
+    options: TrainOptions, out: Path, num_processes: int, resume: bool
+) -> Checkpoint | None:
+    """The newest checkpoint of a folder, if it holds any; refuses those of another run."""
+    found = find_checkpoints(out)
+    if not found:
+        return None
+    if not resume:
+        raise InputError(f"'{out}' already holds a run; resume it or choose another folder")
+    checkpoint = read_checkpoint(found[-1])
+    old = {**checkpoint.values["options"], **dict.fromkeys(_FREE_OPTIONS)}
+    new = {**options_as_dict(options), **dict.fromkeys(_FREE_OPTIONS)}
+    difference = first_difference(old, new)
+    if difference is not None:
+        raise InputError(f"'{out}' holds a run with another '{difference}'; choose another folder")
+    if checkpoint.values["processes"] != num_processes:
+        raise InputError(
+            f"'{out}' was trained by {checkpoint.values['processes']} processes; "
+            f"{num_processes} would see other batches"
+        )
+    return checkpoint
 
 
 class _Run:
     """A run's folder and its decisions between the steps."""
 
-    def __init__(self, options: TrainOptions, out: Path, trainer: Trainer, resume: bool) -> None:
+    def __init__(
+        self, options: TrainOptions, out: Path, trainer: Trainer, checkpoint: Checkpoint | None
+    ) -> None:
         self.options, self.out, self.trainer = options, out, trainer
         self.seconds_before = 0.0
         self.lowest_matching = math.inf  # over log intervals, in units of chance
         self.checkpoint: Path | None = None
-        found = find_checkpoints(out)
-        if found:
-            if not resume:
-                raise InputError(f"'{out}' already holds a run; resume it or choose another folder")
-            self._restore(found[-1])
+        if checkpoint is not None:
+            self._restore(checkpoint)
 
     def go(self) -> TrainResult:
         options, trainer = self.options, self.trainer
@@ -160,12 +185,13 @@ class _Run:
                 counted, interval_start = 0, time.perf_counter()
                 if options.max_seconds is not None and means["elapsed_s"] > options.max_seconds:
                     status, reason = "out of time", f"{options.max_seconds:g} s are over"
+            if due or status != "finished":
+                self._save(self.seconds_before + time.perf_counter() - start)
+            # after the checkpoint: on a CPU it takes long enough to be interrupted
             every = options.validation.every_steps
             if every and (trainer.step % every == 0 or last) and status == "finished":
                 self._validate(logs)
                 interval_start = time.perf_counter()
-            if due or status != "finished":
-                self._save(self.seconds_before + time.perf_counter() - start)
             if status != "finished":
                 break
         weights = None if status == "diverged" else self._export()
@@ -239,6 +265,7 @@ class _Run:
         if not self.trainer.processes.first:
             return  # the others wait for rank 0 at the next gradient
         options = self.options.validation
+        logger.info("validating on %d pairs of %dx%d", options.pairs, *options.image_size)
         batches = (
             self.trainer.render_held_out(
                 start,
@@ -269,25 +296,11 @@ class _Run:
         self._export()
         remove_old_checkpoints(self.out, self.options.keep_checkpoints)
 
-    def _restore(self, path: Path) -> None:
-        checkpoint = read_checkpoint(path)
-        old = {**checkpoint.values["options"], **dict.fromkeys(_FREE_OPTIONS)}
-        new = {**options_as_dict(self.options), **dict.fromkeys(_FREE_OPTIONS)}
-        difference = first_difference(old, new)
-        if difference is not None:
-            raise InputError(
-                f"'{self.out}' holds a run with another '{difference}'; choose another folder"
-            )
-        count = self.trainer.processes.count
-        if checkpoint.values["processes"] != count:
-            raise InputError(
-                f"'{self.out}' was trained by {checkpoint.values['processes']} processes; "
-                f"{count} would see other batches"
-            )
+    def _restore(self, checkpoint: Checkpoint) -> None:
         self.trainer.load_state(checkpoint.step, checkpoint.tensors)
         self.seconds_before = float(checkpoint.values["seconds"])
         self.lowest_matching = float(checkpoint.values["lowest_matching"])
-        self.checkpoint = path
+        self.checkpoint = find_checkpoints(self.out)[-1]
         if self.trainer.processes.first:
             logger.info("going on from step %d", checkpoint.step)
 

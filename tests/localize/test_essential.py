@@ -4,7 +4,9 @@ import numpy as np
 import pycolmap
 import pytest
 
-from localize.essential import RelativeOptions, epipolar_errors
+from localize import essential
+from localize.essential import Estimate, RelativeOptions, best_estimate, epipolar_errors
+from localize.intrinsics import QueryCamera
 
 
 def test_epipolar_errors_are_first_order_distances() -> None:
@@ -35,3 +37,41 @@ def test_epipolar_errors_are_first_order_distances() -> None:
 def test_bad_options_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         RelativeOptions(**values)
+
+
+@pytest.mark.parametrize(
+    ("matches", "better", "chosen_px"),
+    [(1000, 0.9, 1000.0), (1000, 0.5, 400.0), (60, 0.5, 1000.0), (60, 0.2, 400.0)],
+)
+def test_many_matches_do_not_talk_a_focal_length_away(
+    monkeypatch: pytest.MonkeyPatch, matches: int, better: float, chosen_px: float
+) -> None:
+    """Photos guessed to have 1000 px, and the mean error of the matches ``better`` with 400."""
+    cameras = {
+        f: pycolmap.Camera.create_from_model_name(0, "SIMPLE_PINHOLE", f, 640, 480)
+        for f in (1000.0, 400.0)
+    }
+    guess = QueryCamera(camera=cameras[1000.0], source="pointmap", focal_log_std=0.15)
+
+    def calibrated(
+        pixels0: Any, pixels1: Any, camera0: pycolmap.Camera, camera1: pycolmap.Camera, options: Any
+    ) -> Estimate:
+        cost = matches * (0.1 if camera0.mean_focal_length() == 1000 else 0.1 * better)
+        return Estimate(
+            camera0=camera0,
+            camera1=camera1,
+            rotation=np.eye(3),
+            translation=np.array([1.0, 0, 0]),
+            cost=cost,
+            inlier_mask=np.ones(matches, bool),
+            limit_px=1.0,
+        )
+
+    def candidates(*arguments: Any) -> list[tuple[pycolmap.Camera, pycolmap.Camera]]:
+        return [(cameras[400.0], cameras[400.0])]
+
+    monkeypatch.setattr(essential, "_calibrated", calibrated)
+    monkeypatch.setattr(essential, "_camera_candidates", candidates)
+    pixels = np.zeros((matches, 2))
+    found = best_estimate(pixels, pixels, guess, guess, RelativeOptions())
+    assert found is not None and found.camera0.mean_focal_length() == chosen_px

@@ -189,6 +189,27 @@ def test_a_folder_of_another_run_is_refused(finished: tuple[Path, TrainResult]) 
         train(OPTIONS, finished[0], stream=plane_pairs, device="cpu", resume=False)
 
 
+def test_runs_are_refused_before_textures_are_painted(
+    finished: tuple[Path, TrainResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def paint(*arguments: object, **options: object) -> PairStream:
+        raise AssertionError("painted in vain")
+
+    monkeypatch.setattr(train_module, "PairWorld", paint)
+    with pytest.raises(InputError, match="weight_decay"):
+        train(dataclasses.replace(OPTIONS, weight_decay=0.2), finished[0], device="cpu")
+
+
+def test_the_last_checkpoint_outlives_an_interrupted_validation(tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        run(tmp_path, stream=interrupted_at(6))  # six steps; the seventh batch is held out
+    assert find_checkpoints(tmp_path)[-1].name == "checkpoint-00000006"
+    # what is validated changes no weight: the run ends as it is, without
+    silent = dataclasses.replace(OPTIONS, validation=ValidationOptions(every_steps=0))
+    result = run(tmp_path, silent, stream=interrupted_at(0))
+    assert (result.status, result.step) == ("finished", 6) and result.weights is not None
+
+
 def test_training_can_start_from_weights(
     tmp_path: Path, finished: tuple[Path, TrainResult]
 ) -> None:
