@@ -14,8 +14,8 @@ from matching import bundled
 from matching.bundled import BUNDLED, bundled_weights
 from matching.errors import InputError
 from matching.load import known_matchers, load_matcher
-from matching.training.batch import PairBatch, PairWorld
 from matching.training.samples import project
+from tests.matching.training.planes import plane_pairs
 
 
 @pytest.fixture
@@ -59,27 +59,25 @@ def test_half_an_installation_is_named(copy: Path) -> None:
         load_matcher("small")
 
 
-def test_it_matches_places_it_never_saw_at_any_shape() -> None:
-    """Small rendered photos; real ones are for `benchmark pairs`."""
-    world = PairWorld("cpu", textures_per_style=1, texture_size=128, texture_seed=77)
+def test_it_matches_what_it_never_saw_at_any_shape() -> None:
+    """Textured planes, whatever the worlds of the training draw; real photos have a benchmark."""
     for width, height in ((224, 160), (128, 224), (256, 96)):
         matcher = load_matcher("small", options={"long_side_px": max(width, height)})
-        drawn = world(2, pairs=4, image_size=(width, height), difficulty=0.2)
-        # the third one: the second shows hardly anything but a repeating wall
-        batch = PairBatch(**{name: field[2:3] for name, field in vars(drawn).items()})
-        images = (batch.images[0].permute(0, 2, 3, 1) * 255).byte().numpy()
-        matches = matcher.match_views(matcher.encode(images[0]), matcher.encode(images[1]))
-        keypoints0, keypoints1 = (
-            torch.from_numpy(k) - 0.5 for k in (matches.keypoints0, matches.keypoints1)
-        )
-        pixels = keypoints0.round().long().clamp_min(0)
-        pixels = pixels.minimum(torch.tensor([width - 1, height - 1]))
-        positions, visible = project(batch, 0, pixels[None])
-        errors = (positions[0] + (keypoints0 - pixels) - keypoints1).norm(dim=-1)
-        right = visible[0] & (errors < 2)
-        assert len(right) > 200
-        assert float(right.float().mean()) > 0.9
-        assert float(right[:200].float().mean()) > 0.95  # the best come first
+        for seed in range(3):
+            batch = plane_pairs(seed, pairs=1, image_size=(width, height), difficulty=0.5)
+            images = (batch.images[0].permute(0, 2, 3, 1) * 255).byte().numpy()
+            matches = matcher.match_views(matcher.encode(images[0]), matcher.encode(images[1]))
+            keypoints0, keypoints1 = (
+                torch.from_numpy(k) - 0.5 for k in (matches.keypoints0, matches.keypoints1)
+            )
+            pixels = keypoints0.round().long().clamp_min(0)
+            pixels = pixels.minimum(torch.tensor([width - 1, height - 1]))
+            positions, visible = project(batch, 0, pixels[None])
+            errors = (positions[0] + (keypoints0 - pixels) - keypoints1).norm(dim=-1)
+            right = visible[0] & (errors < 2)
+            assert len(right) > 200
+            assert float(right.float().mean()) > 0.95
+            assert float(right[:200].float().mean()) > 0.98  # the best come first
 
 
 def test_free_matches_are_a_thousand_and_all_sure_ones() -> None:
