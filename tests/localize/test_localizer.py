@@ -26,11 +26,6 @@ from tests.localize.synthetic import (
 )
 
 
-@pytest.fixture(scope="module")
-def scene() -> FakeMap:
-    return make_place(np.random.default_rng(0))
-
-
 def localizer(scene: FakeMap, views: dict[int, View], **matcher: Any) -> Localizer:
     return Localizer(scene, TruthMatcher(views, **matcher))  # type: ignore[arg-type]
 

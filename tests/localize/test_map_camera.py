@@ -19,16 +19,10 @@ from tests.localize.synthetic import (
     FakeMap,
     TruthMatcher,
     make_camera,
-    make_place,
     photo_of,
     pose_errors,
     query_view,
 )
-
-
-@pytest.fixture(scope="module")
-def scene() -> FakeMap:
-    return make_place(np.random.default_rng(0))
 
 
 def localizer(scene: FakeMap, view: View, outliers: float = 0.0) -> Localizer:
