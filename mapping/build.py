@@ -366,7 +366,13 @@ class _Build:
                 "options": options_as_dict(self.options),
                 "matcher": self.matcher.describe(),
                 "known_poses": poses is not None,
-                "focal_sources": dict(Counter(cameras.focal_sources[name] for name in names)),
+                "focal_sources": dict(
+                    Counter(
+                        cameras.focal_sources[name]
+                        for name in names
+                        if name not in result.not_registered
+                    )
+                ),
                 "inputs": self.inputs,
                 "num_pairs": len(pairs),
                 "seconds": self.clock.seconds,

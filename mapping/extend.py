@@ -247,7 +247,11 @@ class _Extension:
         changed = database_keypoints(database, list(changed))
         result = self.reconstruct(database, changed, known, names, set(given), seen.reconstruction)
         info = self.scene.info
-        sources = [*cameras.focal_sources.values(), *("map" for _ in shared_with)]
+        sources = [
+            cameras.focal_sources.get(name, "map")
+            for name in names
+            if name not in result.not_registered
+        ]
         kept = [file for file in info.files if is_feature_part(file.name)]
         if not kept:
             (first,) = (file for file in info.files if file.name == FEATURES)

@@ -84,7 +84,8 @@ class MapInfo:
     seconds: dict[str, float]  # wall time per stage
     files: tuple[MapFile, ...]
     # where focal lengths are from before they are refined: given, exif, pointmap, exif+pointmap,
-    # guess, or map (photos of an extension that share a camera of it), to the number of photos
+    # guess, or map (photos of an extension that share a camera of it), to the number of photos with
+    # a pose
     focal_sources: dict[str, int] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:

@@ -337,7 +337,7 @@ def _told(focal_sources: Mapping[str, int]) -> str:
     counts = ", ".join(f"{count} {source}" for source, count in sorted(focal_sources.items()))
     assumed = set(focal_sources) - {"given"}
     refined = "; all but given ones refined" if assumed else ""
-    return f" (focal lengths of photos from: {counts}{refined})" if counts else ""
+    return f" (focal lengths of the photos with a pose from: {counts}{refined})" if counts else ""
 
 
 def _difference_of_matchers(made: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -34,8 +34,9 @@ def test_maps_start_from_the_focal_lengths_of_point_maps(
 
     told, guessed = made(True), made(False)
     assert told.info.focal_sources == {"pointmap": 4}
-    assert "(focal lengths of photos from: 4 pointmap; all but given ones refined)" in (
-        told.summary()
+    assert (
+        "(focal lengths of the photos with a pose from: 4 pointmap; all but given ones refined)"
+        in (told.summary())
     )
     assert guessed.info.focal_sources == {"guess": 4}
     true = views[0].K[0, 0]

@@ -224,6 +224,7 @@ def test_bad_and_unconnected_new_photos_are_listed(
     assert sorted(extended.info.not_registered) == ["broken.jpg", "nothing.png"]
     assert "no readable image" in extended.info.not_registered["broken.jpg"]
     assert "no verified matches" in extended.info.not_registered["nothing.png"]
+    assert sum(extended.info.focal_sources.values()) == len(extended.image_names)
     caplog.set_level("INFO", "mapping.extend")
     same = extended.extend(more, matcher)  # nothing new
     assert len(caplog.messages) == 1 and "nothing to add" in caplog.text

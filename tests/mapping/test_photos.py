@@ -101,6 +101,8 @@ def test_separate_model_is_named(place: Place, tmp_path: Path) -> None:
     assert scene.image_names == names[:5]
     assert list(scene.info.not_registered) == names[5:]
     assert "separate model of 3 photos" in scene.info.not_registered[names[5]]
+    assert scene.info.focal_sources == {"given": 5}  # of the photos that are in the map
+    assert "(focal lengths of the photos with a pose from: 5 given)" in scene.summary()
 
 
 def test_photos_that_known_poses_lack_or_contradict(place: Place, tmp_path: Path) -> None:
