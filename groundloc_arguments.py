@@ -28,6 +28,8 @@ class _Parser(argparse.ArgumentParser):
     """One-line errors, as all errors of this command."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized") and "--matcher" in message:
+            message += ", a map is used with the matcher that made it"
         print(f"error: {message} (see '{self.prog} --help')", file=sys.stderr)
         raise SystemExit(EXIT_WRONG_USE)
 

@@ -179,6 +179,10 @@ def _finished_map(
     if overwrite:
         return None
     what, remedy = f"another '{field}'", "overwrite it (--overwrite), or give another folder"
+    if field == "matcher.name":
+        name = finished.info.matcher["name"]
+        what = f"the matcher '{name}', not with '{identity['matcher']['name']}'"
+        remedy = f"take that (--matcher {name}), {remedy}"
     if field.startswith("images."):
         name, how = field.removeprefix("images."), "has changed"
         if all(name != image.name for image in finished.info.images):

@@ -117,7 +117,8 @@ def map_identity(
 def identity_difference(made: dict[str, Any], asked: dict[str, Any]) -> str | None:
     """The dotted name of a field in which two results of `map_identity` differ, or None.
 
-    Options that are younger than the first map count as their defaults.
+    Options that are younger than the first map count as their defaults. A matcher's fingerprint,
+    which tells nobody what is different, is named if nothing else differs.
     """
     from matching.load import options_class  # nothing heavy is needed to read a map's info
 
@@ -126,7 +127,13 @@ def identity_difference(made: dict[str, Any], asked: dict[str, Any]) -> str | No
     if "options" in matcher:
         of_matcher = options_as_dict(options_class(matcher["name"])())
         defaults["matcher"] = {"options": of_matcher}
-    return first_difference(made, asked, defaults=defaults)
+    readable = (
+        {**identity, "matcher": {**identity["matcher"], "fingerprint": ""}}
+        for identity in (made, asked)
+    )
+    return first_difference(*readable, defaults=defaults) or first_difference(
+        made, asked, defaults=defaults
+    )
 
 
 def image_identity(images: Iterable[PhotoFile]) -> dict[str, Any]:

@@ -161,6 +161,7 @@ def test_demo_on_own_photos(run: Any, photos: Path, tmp_path: Path) -> None:
         (["benchmark", "imagenet", ".", "--out", "out"], 2, "imagenet"),
         (["map", ".", "MAP", "--extend", "--overwrite"], 2, "--extend"),
         (["map", ".", "out", "--set", "matcher=sift"], 2, "--matcher sift"),
+        (["localize", "MAP", "a.jpg", *SIFT], 2, "--matcher sift, a map is used with the matcher"),
         (["map", ".", "out", "--set", "pairs=3", "--pairs", "exhaustive"], 2, "'pairs'"),
         (["benchmark", "pairs", ".", "--out", "out", "--set", "gap=1"], 2, "did you mean 'gaps'"),
         (["localize", "MAP", "a.jpg", "--out", "results.jsonl"], 2, "--out"),

@@ -387,6 +387,14 @@ def test_options_younger_than_the_map_count_as_their_defaults(place: Place, tmp_
     matcher.max_ratio = 0.5
     with pytest.raises(OtherMapError, match=r"made with another 'matcher\.options\.max_ratio'"):
         build_map(place.photos, tmp_path / "map", matcher)
+    matcher.fingerprint = "of other encodings"  # what made them other is told all the same
+    with pytest.raises(OtherMapError, match=r"made with another 'matcher\.options\.max_ratio'"):
+        build_map(place.photos, tmp_path / "map", matcher)
+    other = FakeMatcher(place.world)
+    other.name, other.fingerprint = "other", "of the other"
+    message = r"made with the matcher 'sift', not with 'other': take that \(--matcher sift\), over"
+    with pytest.raises(OtherMapError, match=message):
+        build_map(place.photos, tmp_path / "map", other)
 
 
 def test_seconds_are_those_of_all_runs(
