@@ -127,13 +127,12 @@ def identity_difference(made: dict[str, Any], asked: dict[str, Any]) -> str | No
     if "options" in matcher:
         of_matcher = options_as_dict(options_class(matcher["name"])())
         defaults["matcher"] = {"options": of_matcher}
-    readable = (
+    readable_made, readable_asked = (
         {**identity, "matcher": {**identity["matcher"], "fingerprint": ""}}
         for identity in (made, asked)
     )
-    return first_difference(*readable, defaults=defaults) or first_difference(
-        made, asked, defaults=defaults
-    )
+    differs = first_difference(readable_made, readable_asked, defaults=defaults)
+    return differs or first_difference(made, asked, defaults=defaults)
 
 
 def image_identity(images: Iterable[PhotoFile]) -> dict[str, Any]:
