@@ -19,6 +19,9 @@ EXIT_WRONG_USE = 2
 
 DEFAULT_MATCHER = "small"
 
+_CAMERA = "'PINHOLE 640 480 500 500 320 240' (model, width, height, fx, fy, cx, cy in pixels)"
+_LIST = "camera list (a file of lines 'name MODEL W H params...')"
+
 
 class WrongUseError(Exception):
     """An option or argument that no file could make right; exits with 2."""
@@ -346,7 +349,7 @@ def check_inputs(arguments: argparse.Namespace) -> None:
         return
     folders = {"images": "photo folder", "photos": "photo folder", "map_images": "photo folder"}
     folders["known_poses"] = "COLMAP model folder"
-    files = {"image0": "image", "image1": "image", "cameras": "camera list"}
+    files = {"image0": "image", "image1": "image", "cameras": _LIST}
     either = {"queries": "photo, folder or list of queries", "poses": "results or poses file"}
     either["ground_truth"] = "ground truth (model or poses file)"
     either["align_map"] = "map or COLMAP model to align by"
@@ -407,7 +410,7 @@ def given_camera(text: str | None, option: str) -> "pycolmap.Camera | None":
     try:
         return parse_camera(text)
     except InputError as error:
-        raise WrongUseError(f"{option}: {error}") from error
+        raise WrongUseError(f"{option}: {error}; one that works: {_CAMERA}") from error
 
 
 def given_cameras(path: str | None) -> "dict[str, pycolmap.Camera] | None":

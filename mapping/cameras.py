@@ -237,12 +237,18 @@ def _camera_from_words(words: Sequence[str], where: str) -> pycolmap.Camera:
         raise InputError(
             f"{where}: unknown camera model '{model}' (known: {', '.join(_model_names())})"
         )
-    try:
-        width, height = int(words[1]), int(words[2])
-        params = [float(w) for w in words[3:]]
-    except (IndexError, ValueError) as error:
-        raise InputError(f"{where}: expected numbers after '{model}': {error}") from error
-    return _checked_camera(model, width, height, params, where)
+    named = pycolmap.Camera.create_from_model_name(0, model, 1.0, 1, 1).params_info
+    expected = f"expected '{' '.join([model, 'WIDTH', 'HEIGHT', *named.split(', ')]).strip()}'"
+    if len(words) < 3:
+        raise InputError(f"{where}: the size of the photo is missing: {expected}")
+    numbers: list[float] = []
+    for kind, word in zip([int, int, *(float for _ in words[3:])], words[1:], strict=True):
+        try:
+            numbers.append(kind(word))
+        except ValueError as error:
+            what = "a whole number of pixels" if kind is int else "a number"
+            raise InputError(f"{where}: '{word}' is not {what}: {expected}") from error
+    return _checked_camera(model, int(numbers[0]), int(numbers[1]), numbers[2:], where)
 
 
 def _plausible(camera: pycolmap.Camera, where: str) -> pycolmap.Camera:

@@ -9,6 +9,7 @@ from PIL import Image
 
 import benchmarks.plots
 from benchmarks.rendered_place import RenderedPlace
+from mapping.cameras import parse_camera
 
 SIFT = ("--matcher", "sift")  # the quicker one
 
@@ -66,4 +67,6 @@ def test_match_and_relative(
     metric = run("relative", *pair, "--camera0", text, "--camera1", text)  # by default
     assert metric.code == 0 and "(m as the network guesses them: its scale may be" in metric.out
     wrong = run("relative", *pair, "--camera0", "PINHOLE 320 240 300")
-    assert wrong.code == 2 and "--camera0" in wrong.error
+    assert wrong.code == 2 and wrong.error.startswith("error: --camera0: camera 'PINHOLE 320 240 ")
+    shown = wrong.error.partition("one that works: '")[2].partition("'")[0]
+    assert parse_camera(shown).model_name == "PINHOLE"
