@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import json
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,9 @@ from matching.files import PathLike, existing_file
 T = TypeVar("T")
 
 _MAX_OFFERED = 3  # names that a message offers for one that is unknown
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+# a number for everybody but YAML 1.1, which wants a dot and a sign in it
+_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def build_options(
@@ -91,8 +96,16 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
     return None if field.default is dataclasses.MISSING else field.default
 
 
-def _convert(hint: Any, value: Any, name: str, default: Any = None) -> Any:
-    """Check a YAML value against a type hint; ints pass as floats, lists as tuples."""
+def _convert(hint: Any, value: Any, name: str, default: Any = None, also: str = "") -> Any:
+    """Check a YAML value against a type hint; ints pass as floats, lists as tuples.
+
+    Args:
+        hint: The type.
+        value: What was given.
+        name: Of the option, for messages.
+        default: The option's default.
+        also: What else may be given, for messages.
+    """
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise InputError(f"option '{name}' takes a group of options, got {value!r}")
@@ -105,7 +118,7 @@ def _convert(hint: Any, value: Any, name: str, default: Any = None) -> Any:
         errors = []
         for arg in (a for a in args if a is not type(None)):
             try:
-                return _convert(arg, value, name, default)
+                return _convert(arg, value, name, default, " or null" * (type(None) in args))
             except InputError as error:
                 errors.append(str(error))
         raise InputError(errors[0])
@@ -116,8 +129,11 @@ def _convert(hint: Any, value: Any, name: str, default: Any = None) -> Any:
             )
         return value
     if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise InputError(f"option '{name}' takes a list, got {value!r}")
+        nested = typing.get_origin(args[0]) is tuple
+        if not _is_list(value) or (nested and not all(map(_is_list, value))):
+            wanted = f"a list{' of lists' if nested else ''}{also}"
+            written = _as_list(hint, value, name, default)
+            raise InputError(f"option '{name}' takes {wanted}, got {value!r}{written}")
         if len(args) == 2 and args[1] is Ellipsis:
             return tuple(_convert(args[0], v, name) for v in value)
         if len(value) != len(args):
@@ -125,11 +141,34 @@ def _convert(hint: Any, value: Any, name: str, default: Any = None) -> Any:
         return tuple(_convert(a, v, name) for a, v in zip(args, value, strict=True))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, str) and _SCIENTIFIC.fullmatch(value):
+        return float(value)
     if isinstance(hint, type) and (
         not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool)
     ):
-        raise InputError(f"option '{name}' takes a {hint.__name__}, got {value!r}")
+        wanted = _TYPES.get(hint, f"a {hint.__name__}")
+        raise InputError(f"option '{name}' takes {wanted}{also}, got {value!r}")
     return value
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _as_list(hint: Any, value: Any, name: str, default: Any) -> str:
+    """How to write the list that was meant, or else one that works; empty if none is known."""
+    text = (
+        value if isinstance(value, str) else json.dumps(value, default=str, separators=(",", ": "))
+    )
+    for written in (f"[{text}]", f"[[{text}]]"):
+        try:
+            _convert(hint, yaml.safe_load(written), name)
+        except (InputError, yaml.YAMLError):
+            continue
+        return f": write {name}={written}"
+    if not default or dataclasses.is_dataclass(default[0]):
+        return ""
+    return f": write it as in {name}={json.dumps(default, separators=(',', ':'))}"
 
 
 def read_options_file(path: PathLike) -> dict[str, Any]:

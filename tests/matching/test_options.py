@@ -27,6 +27,14 @@ class Inner:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lists:
+    limits: tuple[float, ...] = (1.0, 2.0)
+    window: tuple[int, int] | None = None
+    pairs: tuple[tuple[int, int], ...] = ((1, 2),)
+    groups: tuple[Inner, ...] = (Inner(),)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outer:
     mode: Literal["fast", "slow"] = "fast"
     ratio: float = 0.5
@@ -52,12 +60,12 @@ def test_builds_nested_options() -> None:
     [
         ({"rato": 1.0}, "unknown option 'rato'; did you mean 'ratio'"),
         ({"inner": {"sizepx": 1}}, r"unknown option 'inner\.sizepx'"),
-        ({"ratio": "much"}, "'ratio' takes a float, got 'much'"),
+        ({"ratio": "much"}, "'ratio' takes a number, got 'much'"),
         ({"ratio": 2.0}, "ratio must be in"),
         ({"mode": "medium"}, "'mode' must be one of fast, slow"),
-        ({"verbose": 1}, "'verbose' takes a bool"),
+        ({"verbose": 1}, "'verbose' takes true or false, got 1"),
         ({"inner": 5}, "'inner' takes a group of options"),
-        ({"inner": {"size_px": True}}, r"'inner\.size_px' takes a int"),
+        ({"inner": {"size_px": True}}, r"'inner\.size_px' takes a whole number, got True"),
         ({"inner": {"window": [1]}}, r"'inner\.window' takes 2 values"),
         ({"inner": {"limits": "abc"}}, r"'inner\.limits' takes a list"),
     ],
@@ -65,6 +73,37 @@ def test_builds_nested_options() -> None:
 def test_refuses(values: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_options(Outer, values)
+
+
+@pytest.mark.parametrize(
+    "assignment, message",
+    [
+        ("limits=5,6", "takes a list, got '5,6': write limits=[5,6]"),
+        ("limits=5", "takes a list, got 5: write limits=[5]"),
+        ("limits=5x6", "takes a list, got '5x6': write it as in limits=[1.0,2.0]"),
+        ("window=5,6", "takes a list or null, got '5,6': write window=[5,6]"),
+        ("window=5x6", "takes a list or null, got '5x6'"),
+        ("pairs=5,6", "takes a list of lists, got '5,6': write pairs=[[5,6]]"),
+        ("pairs=[5,6]", "takes a list of lists, got [5, 6]: write pairs=[[5,6]]"),
+        ("groups.size_px=4", "takes a list, got {'size_px': 4}: write groups=[{\"size_px\": 4}]"),
+        ("groups=4", "takes a list, got 4"),
+    ],
+)
+def test_lists_are_written_for_who_forgot_the_brackets(assignment: str, message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        build_options(Lists, parse_assignments([assignment]))
+    name = assignment.split("=")[0].split(".")[0]
+    assert str(refused.value) == f"option '{name}' {message}"
+    written = message.rpartition(" ")[2] if "write" in message else None
+    if written is not None and "size_px" not in message:  # what is told works
+        build_options(Lists, parse_assignments([written]))
+
+
+def test_numbers_that_yaml_takes_for_text() -> None:
+    assert build_options(Outer, parse_assignments(["ratio=1e-4"])).ratio == 1e-4
+    for text in ("1e", "e4", "1e-4x", "1e4e4"):
+        with pytest.raises(InputError, match="takes a number, got"):
+            build_options(Outer, parse_assignments([f"ratio={text}"]))
 
 
 def test_unknown_names_are_met_with_the_nearest() -> None:
