@@ -18,7 +18,7 @@ from benchmarks.metrics import rotation_errors_deg, translation_errors, vcre_px
 from benchmarks.report import QueryScore, Report
 from benchmarks.summary import Limits, ScoreTable, bootstrap, concatenate, flat, summarize
 from localize.results import Localization, read_poses, read_results
-from mapping.cameras import read_camera_list, read_model
+from mapping.cameras import is_model, read_camera_list, read_model
 from mapping.map import Map
 from matching.errors import InputError
 from matching.files import PathLike, existing_file
@@ -31,6 +31,7 @@ Poses = Mapping[str, pycolmap.Rigid3d]
 Results = Mapping[str, Localization] | Poses | PathLike
 GroundTruth = pycolmap.Reconstruction | Poses | PathLike
 
+_MODEL_FILES = {f"{part}.{suffix}" for part in ("cameras", "images") for suffix in ("txt", "bin")}
 _MIN_POSES_TO_FIT = 4  # a similarity fits fewer too well to tell anything
 _OTHER_FRAME = 10.0  # times smaller errors after a similarity: another frame, not bad poses
 
@@ -247,9 +248,16 @@ def _read_truth(
     ground_truth: GroundTruth, what: str = "ground truth (model or poses file)"
 ) -> tuple[Poses, Mapping[str, pycolmap.Camera]]:
     if isinstance(ground_truth, str | os.PathLike):
-        if not Path(ground_truth).is_dir():
-            return read_poses(existing_file(ground_truth, what)), {}
-        ground_truth = read_model(ground_truth)
+        path = Path(ground_truth)
+        if path.is_file() and path.name in _MODEL_FILES:
+            raise InputError(f"'{path}' is a part of a COLMAP model: give its folder")
+        if path.is_file() and path.suffix == ".jsonl":
+            raise InputError(f"'{path}' holds results where the {what} is expected")
+        if not path.is_dir():
+            return read_poses(existing_file(path, what)), {}
+        if not is_model(path) and (path / "poses.txt").is_file():
+            raise InputError(f"'{path}' is no COLMAP model; did you mean '{path / 'poses.txt'}'?")
+        ground_truth = read_model(path)
     if not isinstance(ground_truth, pycolmap.Reconstruction):
         return ground_truth, {}
     images = [image for image in ground_truth.images.values() if image.has_pose]
@@ -282,7 +290,7 @@ def _read_results(results: Results) -> tuple[dict[str, _Found], list[str]]:
     """What was found for each name, and notes on what was ignored."""
     notes: list[str] = []
     if isinstance(results, str | os.PathLike):
-        file = existing_file(results, "results or poses file")
+        file = _results_file(Path(results))
         if file.suffix == ".jsonl":
             results = read_results(file)
         else:
@@ -296,6 +304,21 @@ def _read_results(results: Results) -> tuple[dict[str, _Found], list[str]]:
         for name, r in results.items()
     }
     return found, notes
+
+
+def _results_file(path: Path) -> Path:
+    """The file of results or poses; what to give instead where it is something else."""
+    if is_model(path) or (path.is_file() and path.name in _MODEL_FILES):
+        raise InputError(
+            f"'{path}' is a COLMAP model where the results or poses file is expected: the poses "
+            "come first, then the ground truth"
+        )
+    if (path / "poses.txt").is_file():
+        raise InputError(
+            f"'{path}' is a folder where the results or poses file is expected; did you mean "
+            f"'{path / 'poses.txt'}'? (the folder of a benchmark's run: --protocol NAME)"
+        )
+    return existing_file(path, "results or poses file")
 
 
 def _read_details(beside: Path, poses: Poses) -> tuple[dict[str, Localization], list[str]]:

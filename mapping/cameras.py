@@ -22,6 +22,7 @@ from matching.images import exif_tags
 
 # focal length over the longer side of a photo: below fisheyes, and above telescopes
 _FOCAL_RATIOS = (0.05, 100.0)
+_USUAL_MODELS = ("sparse", "sparse/0", "0", "sparse_gt")  # where a model is in a folder of others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +163,11 @@ def parse_camera(text: str) -> pycolmap.Camera:
     return _plausible(_camera_from_words(words, f"camera '{text}'"), f"camera '{text}'")
 
 
+def is_model(folder: Path) -> bool:
+    """Whether the folder holds the poses of a COLMAP model, text or binary."""
+    return any((folder / f"images.{suffix}").is_file() for suffix in ("bin", "txt"))
+
+
 def read_model(path: PathLike) -> pycolmap.Reconstruction:
     """Read cameras and poses of a COLMAP model, text or binary; its points are left out.
 
@@ -179,7 +185,11 @@ def read_model(path: PathLike) -> pycolmap.Reconstruction:
     folder = existing_folder(path, "COLMAP model folder")
     suffix = next((s for s in ("bin", "txt") if (folder / f"images.{s}").exists()), None)
     if suffix is None:
-        raise InputError(f"'{path}' is no COLMAP model: it has neither images.bin nor images.txt")
+        inside = next((m for m in map(folder.joinpath, _USUAL_MODELS) if is_model(m)), None)
+        hint = f"; did you mean '{inside}'?" if inside is not None else ""
+        raise InputError(
+            f"'{path}' is no COLMAP model: it has neither images.bin nor images.txt{hint}"
+        )
     cameras_file = existing_file(folder / f"cameras.{suffix}", "file of a COLMAP model")
     images_file = existing_file(folder / f"images.{suffix}", "file of a COLMAP model")
     if suffix == "bin":

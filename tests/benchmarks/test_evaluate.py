@@ -174,6 +174,26 @@ def test_results_of_other_queries_or_damaged_ones_beside_the_poses_are_ignored(
     assert any("cannot be read and was ignored" in note for note in report.notes)
 
 
+def test_what_is_no_file_of_poses_or_no_model_is_told_what_to_give_instead(tmp_path: Path) -> None:
+    run, place = tmp_path / "run", tmp_path / "place"
+    write_results(run / "results.jsonl", RESULTS)
+    write_poses(run / "poses.txt", RESULTS)
+    model = model_of(TRUTH, place / "sparse")
+    for results, truth, message in (
+        (run, model, f"'{run}' is a folder where .*; did you mean '{run / 'poses.txt'}'"),
+        (place, model, f"'{place}' is a folder where the results or poses file is expected$"),
+        (model, run / "poses.txt", f"'{model}' is a COLMAP model where .*: the poses come first"),
+        (model / "images.txt", model, "is a COLMAP model where .*: the poses come first"),
+        (run / "poses.txt", place, f"no COLMAP model: .*; did you mean '{model}'"),
+        (run / "poses.txt", run, f"no COLMAP model; did you mean '{run / 'poses.txt'}'"),
+        (run / "poses.txt", model / "images.txt", "a part of a COLMAP model: give its folder"),
+        (run / "poses.txt", run / "results.jsonl", "holds results where the ground truth"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate(results, truth)
+    assert evaluate(run / "poses.txt", run / "poses.txt").num_localized == 3
+
+
 def test_names_that_do_not_fit_are_an_error_and_unknown_queries_a_note() -> None:
     with pytest.raises(InputError, match=r"named like 'x/q0\.jpg'.*images like 'q0\.jpg'"):
         evaluate({"x/q0.jpg": at(0)}, TRUTH, queries=["x/q0.jpg"])
