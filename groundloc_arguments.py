@@ -1,6 +1,7 @@
 """The arguments of the command line, and how they become option dataclasses."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -221,10 +222,19 @@ def _command(commands: Any, name: str, run: Any) -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="one option of this command, by the names of its options in Python; may be repeated",
     )
-    common.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    common.add_argument(
+        "--device", default="cpu", type=_device, help="cpu (default), cuda or cuda:N"
+    )
     common.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     common.add_argument("--quiet", action="store_true", help="no progress bars, warnings only")
     return parser
+
+
+def _device(text: str) -> str:
+    """The name of a device, which this machine need not have."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"unknown device '{text}' (known: cpu, cuda, cuda:N)")
+    return text
 
 
 def _add_matcher(command: argparse.ArgumentParser) -> None:
@@ -372,7 +382,8 @@ def check_outputs(*files: str | Path | None, picture: str | None = None) -> None
     if picture is not None:
         from benchmarks.plots import check_picture_name
 
-        check_picture_name(picture)
+        with wrong_use():
+            check_picture_name(picture)
     for file in (*files, picture):
         if file is not None:
             check_writable(file)

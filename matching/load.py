@@ -36,11 +36,6 @@ def load_matcher(
         from matching.hloc_matcher import HlocMatcher
 
         return HlocMatcher.load(name)
-    if name not in BUNDLED and "/" not in name and not Path(name).exists():
-        raise InputError(
-            f"unknown matcher '{name}' (known: {', '.join(known_matchers())}, the path of a "
-            "checkpoint, or a hub id 'owner/name')"
-        )
     from matching.mast3r import Mast3rMatcher
 
     weights = bundled_weights(name) if name in BUNDLED else name
@@ -58,12 +53,17 @@ def matcher_options(name: str, values: Mapping[str, Any]) -> Any:
         `matching.sift.SiftOptions` or `matching.mast3r.Mast3rOptions`; None for hloc's files.
 
     Raises:
-        InputError: An unknown option or a refused value.
+        InputError: An unknown name or option, or a refused value.
     """
     if name.startswith("hloc:"):
         if values:
             raise InputError(f"hloc's files have no options, got {', '.join(values)}")
         return None
+    if name not in ("sift", *BUNDLED) and "/" not in name and not Path(name).exists():
+        raise InputError(
+            f"unknown matcher '{name}' (known: {', '.join(known_matchers())}, the path of a "
+            "checkpoint, or a hub id 'owner/name')"
+        )
     return build_options(options_class(name), values, prefix="matcher.")
 
 

@@ -150,8 +150,10 @@ def test_demo_on_own_photos(run: Any, photos: Path, tmp_path: Path) -> None:
         (["map", "none", "out"], 1, "no photo folder 'none'"),
         (["map", ".", "out", "--set", "pairs.methd=file"], 2, "did you mean 'pairs.method'"),
         (["map", ".", "out", "--set", "pairs"], 2, "key.sub=value"),
-        (["map", ".", "out", "--matcher", "sfit"], 1, "unknown matcher 'sfit'"),
-        (["map", ".", "out", "--device", "toaster"], 1, "unknown device"),
+        (["map", ".", "out", "--matcher", "sfit"], 2, "unknown matcher 'sfit'"),
+        (["match", "a.jpg", "a.jpg", "--matcher", "sfit"], 2, "unknown matcher 'sfit'"),
+        (["map", ".", "out", "--matcher", "none/here.pth"], 1, "none/here.pth"),
+        (["map", ".", "out", "--device", "toaster"], 2, "unknown device 'toaster' (known: cpu"),
         (["map", ".", "out", "--config", "none.yaml"], 2, "none.yaml"),
         (["localize", "none", "a.jpg"], 1, "none"),
         (["info", "."], 1, "map.json"),
@@ -295,20 +297,25 @@ def test_results_of_another_run_stay(run: Any, rendered_map: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "arguments, code, message",
     [
-        (["match", "a.jpg", "a.jpg", "--out", "."], "is a folder"),
-        (["match", "a.jpg", "a.jpg", "--plot", "x.gif"], "not '.gif'"),
-        (["evaluate", "a.jpg", ".", "--out", "."], "is a folder"),
+        (["match", "a.jpg", "a.jpg", "--out", "."], 1, "is a folder"),
+        (["match", "a.jpg", "a.jpg", "--plot", "x.gif"], 2, "not '.gif'"),
+        (["evaluate", "a.jpg", ".", "--out", "."], 1, "is a folder"),
     ],
 )
 def test_outputs_are_checked_before_the_work(
-    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
+    run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jpg").touch()  # which nobody could read
     wrong = run(*arguments)
-    assert wrong.code == 1 and message in wrong.error
+    assert wrong.code == code and message in wrong.error
 
 
 def test_failed_queries_are_results(run: Any, rendered_map: Path, tmp_path: Path) -> None:
