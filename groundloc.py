@@ -274,7 +274,8 @@ def _match(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.plot is not None:
         from benchmarks.plots import plot_matches
 
-        plot_matches(*paths, matches, arguments.plot, geometry=matcher.predict(*views))
+        geometry, sure = matcher.predict(*views), matcher.sure_score
+        plot_matches(*paths, matches, arguments.plot, geometry=geometry, sure_score=sure)
         _wrote(arguments.plot)
     report = MatchReport(matches=matches, matcher=matcher)
     _say(arguments, report.summary(), report.doubt())

@@ -21,6 +21,7 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 # apart from the outliers' red, which also differ in their end marks.
 _LOW_TO_HIGH = np.array([(59, 110, 255), (34, 197, 240), (74, 222, 128), (253, 231, 60)], float)
 _OUTLIER = (255, 56, 92)
+_FAINTEST = 0.35  # strength of a match whose score is 0
 BACKGROUND = (17, 20, 26)
 TEXT = (226, 230, 237)
 GAP_PX = 6  # between the two photos
@@ -51,6 +52,7 @@ def plot_matches(
     *,
     max_matches: int = 200,
     inlier_mask: NDArray[np.bool_] | None = None,
+    sure_score: float | None = None,
     geometry: PairGeometry | None = None,
     photo_size_px: int = 900,
 ) -> None:
@@ -65,6 +67,9 @@ def plot_matches(
             shows the weak ones as well as the best.
         inlier_mask: (M,) True where a match agrees with the geometry. Outliers are then drawn in
             red with crosses at their ends.
+        sure_score: Score above which a match counts as sure, of a matcher whose scores lie in
+            [0, 1] (`Matcher.sure_score`): colours then tell the score itself, and what is not sure
+            fades. None: colours tell ranks.
         geometry: Point maps of the two photos; their depths and confidences are drawn below.
         photo_size_px: Longer side of each photo in the picture.
 
@@ -83,6 +88,7 @@ def plot_matches(
         captions=captions,
         max_matches=max_matches,
         inlier_mask=inlier_mask,
+        sure_score=sure_score,
         photo_size_px=photo_size_px,
     )
     if geometry is not None:
@@ -102,6 +108,7 @@ def draw_matches(
     captions: Sequence[str] = ("image 0", "image 1"),
     max_matches: int = 200,
     inlier_mask: NDArray[np.bool_] | None = None,
+    sure_score: float | None = None,
     photo_size_px: int = 900,
 ) -> Image.Image:
     """The picture that `plot_matches` writes.
@@ -113,6 +120,7 @@ def draw_matches(
         captions: A name for each photo.
         max_matches: See `plot_matches`.
         inlier_mask: See `plot_matches`.
+        sure_score: See `plot_matches`.
         photo_size_px: See `plot_matches`.
     """
     if max_matches < 0:
@@ -141,23 +149,45 @@ def draw_matches(
     ends0 = matches.keypoints0[rows] * scales[0] + offsets[0]
     ends1 = matches.keypoints1[rows] * scales[1] + offsets[1]
     inliers = np.ones(len(rows), bool) if inlier_mask is None else inlier_mask[rows]
-    colors = score_colors(matches.scores)[rows]
+    colors = score_colors(matches.scores, sure_score)[rows]
     canvas = _draw_lines(canvas, ends0, ends1, colors, inliers)
-    return _add_legend(canvas, photos[0].width, matches, captions, len(rows), inlier_mask)
+    return _add_legend(
+        canvas, photos[0].width, matches, captions, len(rows), inlier_mask, sure_score
+    )
 
 
-def score_colors(scores: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """RGB colours from blue (lowest of the given scores) to yellow (highest) by rank, (M, 3).
+def score_colors(
+    scores: NDArray[np.floating], sure_score: float | None = None
+) -> NDArray[np.uint8]:
+    """RGBA colours from blue (low) to yellow (high), (M, 4).
 
-    Only the order of scores means the same with every matcher: odds, for one, have a few values a
-    hundred times as large as all others.
+    Args:
+        scores: (M,).
+        sure_score: See `plot_matches`: blue and faint at 0, green from here on, yellow at 1. None:
+            from the lowest to the highest of the given scores by rank, all of one strength; only
+            their order means the same with every matcher: odds, for one, have a few values a
+            hundred times as large as all others.
     """
-    values, ranks = np.unique(np.nan_to_num(np.asarray(scores, float)), return_inverse=True)
-    # scores that are all the same say nothing: draw them green, as neither good nor bad
-    level = ranks / (len(values) - 1) if len(values) > 1 else np.full(len(ranks), 2 / 3)
+    scores = np.nan_to_num(np.asarray(scores, float))
+    if sure_score is None:
+        level, strength = _ranks(scores), np.ones(len(scores))
+    else:
+        scores = scores.clip(0, 1)
+        unsure, sure = scores / sure_score / 3, 2 / 3 + (scores - sure_score) / (1 - sure_score) / 3
+        level = np.where(scores > sure_score, sure, unsure)
+        strength = np.interp(scores, [0, sure_score], [_FAINTEST, 1])
     stops = np.linspace(0, 1, len(_LOW_TO_HIGH))
     channels = [np.interp(level, stops, _LOW_TO_HIGH[:, c]) for c in range(3)]
-    return np.stack(channels, 1).round().astype(np.uint8)
+    return np.stack([*channels, 255 * strength], 1).round().astype(np.uint8)
+
+
+def _ranks(scores: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Ranks from 0 to 1, (M,); equal scores have one.
+
+    Scores that are all the same say nothing: they are drawn green, as neither good nor bad.
+    """
+    values, ranks = np.unique(scores, return_inverse=True)
+    return ranks / (len(values) - 1) if len(values) > 1 else np.full(len(ranks), 2 / 3)
 
 
 def fit_photo(image: NDArray[np.uint8], longer_side_px: int) -> Image.Image:
@@ -191,13 +221,13 @@ def _draw_lines(
     for row in order:
         a, b = ends0[row] * s, ends1[row] * s
         if inliers[row]:
-            color = tuple(int(c) for c in colors[row])
-            draw.line([*a, *b], fill=(*color, 190), width=s + 1)
+            *color, alpha = (int(c) for c in colors[row])
+            draw.line([*a, *b], fill=(*color, 190 * alpha // 255), width=s + 1)
             for x, y in (a, b):
                 draw.ellipse(
                     [x - radius, y - radius, x + radius, y + radius],
-                    fill=(*color, 255),
-                    outline=(0, 0, 0, 150),
+                    fill=(*color, alpha),
+                    outline=(0, 0, 0, 150 * alpha // 255),
                 )
         else:
             draw.line([*a, *b], fill=(*_OUTLIER, 130), width=s)
@@ -216,6 +246,7 @@ def _add_legend(
     captions: Sequence[str],
     num_drawn: int,
     inlier_mask: NDArray[np.bool_] | None,
+    sure_score: float | None,
 ) -> Image.Image:
     """The canvas with a strip below: names, counts and what the colours mean."""
     font_px = max(11, round(canvas.width / 95))
@@ -224,6 +255,8 @@ def _add_legend(
     summary = f"{len(matches)} matches"
     if inlier_mask is not None:
         summary += f", {int(inlier_mask.sum())} inliers"
+    if sure_score is not None:
+        summary += f", {matches.num_above(sure_score)} sure"
     if num_drawn < len(matches):
         summary += f" ({num_drawn} drawn)"
 
@@ -242,13 +275,16 @@ def _add_legend(
     x: float = margin + font.getlength(summary) + 3 * margin
     if len(matches):
         low, high = float(np.min(matches.scores)), float(np.max(matches.scores))
+        text = f"score, by rank: {low:.3g}"
+        if sure_score is not None:
+            low, high, text = 0.0, 1.0, f"score, sure above {sure_score:g}: 0"
         if high > low:
-            text = f"score, by rank: {low:.3g}"
             draw.text((x, y), text, fill=TEXT, font=font, anchor="lm")
             x += font.getlength(text) + margin
             bar_px = 8 * font_px
-            for step, color in enumerate(score_colors(np.arange(bar_px, dtype=float))):
-                fill = tuple(int(c) for c in color)
+            for step, color in enumerate(score_colors(np.linspace(low, high, bar_px), sure_score)):
+                strength = color[3] / 255
+                fill = tuple(round(strength * c) for c in color[:3].tolist())
                 draw.line([x + step, y - font_px / 2, x + step, y + font_px / 2], fill=fill)
             x += bar_px + margin
             text = f"{high:.3g}"

@@ -20,16 +20,19 @@ def test_match_and_relative(
     caplog.set_level("INFO")
     pair = [rendered_place.images / "map" / f"map_0{i}.jpg" for i in (0, 1)]
     npz, plot = tmp_path / "matches.npz", tmp_path / "matches.png"
-    drawn = []
+    drawn: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         draw = benchmarks.plots.draw_matches
         patch.setattr(
             benchmarks.plots,
             "draw_matches",
-            lambda *a, captions, **k: drawn.extend(captions) or draw(*a, captions=captions, **k),
+            lambda *a, captions, sure_score, **k: (
+                drawn.extend([*captions, sure_score])
+                or draw(*a, captions=captions, sure_score=sure_score, **k)
+            ),
         )
         matched = run("match", *pair, *SIFT, "--out", npz, "--plot", plot)
-    assert matched.code == 0 and drawn == ["map_00.jpg", "map_01.jpg"]
+    assert matched.code == 0 and drawn == ["map_00.jpg", "map_01.jpg", 0.3]
     with np.load(npz) as stored:
         count = len(stored["scores"])
         assert stored["keypoints0"].shape == stored["keypoints1"].shape == (count, 2)

@@ -125,14 +125,35 @@ def test_wrong_arguments_are_refused() -> None:
 def test_score_colors_cover_the_range_and_survive_odd_scores() -> None:
     low, high = score_colors(np.array([0.0, 5.0]))
     assert low[2] > low[0] and high[0] > high[2]
-    assert score_colors(np.zeros(0)).shape == (0, 3)
+    assert score_colors(np.zeros(0)).shape == (0, 4)
     # one that is far surer than all others does not make these alike
     odds = score_colors(np.array([900.0, 3.0, 2.0, 1.0]))
     np.testing.assert_array_equal(odds, score_colors(np.array([4.0, 3.0, 2.0, 1.0])))
     np.testing.assert_array_equal(*score_colors(np.array([1.0, 2.0, 1.0, 3.0]))[[0, 2]])
     same = score_colors(np.full(4, 0.3))
     assert (same == same[0]).all()
-    assert score_colors(np.array([np.nan, np.inf, 1.0])).shape == (3, 3)
+    assert score_colors(np.array([np.nan, np.inf, 1.0])).shape == (3, 4)
+
+
+def test_scores_that_are_probabilities_show_how_sure_matches_are() -> None:
+    best, just, nearly, none = score_colors(np.array([1.0, 0.301, 0.299, 0.0]), 0.3).astype(int)
+    assert best[0] > best[2] and just[1] > max(just[0], just[2])  # yellow, green
+    assert nearly[2] > nearly[1] and none[2] > none[1]  # blue
+    assert best[3] == just[3] == 255 and nearly[3] > 250 and none[3] < 128
+    assert score_colors(np.zeros(0), 0.3).shape == (0, 4)
+    assert score_colors(np.array([np.nan, np.inf, -1.0, 2.0]), 0.3).shape == (4, 4)
+
+    image = grey_photo(600, 600)
+    ends = [(300, y) for y in range(20, 600, 20)]
+    pairs = [matches_at(ends, ends, [score] * len(ends)) for score in (0.9, 0.001)]
+    empty, *drawn = (
+        np.asarray(draw_matches(image, image, match, sure_score=0.3, photo_size_px=600), int)[:600]
+        for match in (Matches.empty(), *pairs)
+    )
+    seen = [np.abs(picture - empty).mean() for picture in drawn]
+    assert seen[0] > 2 * seen[1] > 0, "two different places must not look like one"
+    ranks = [draw_matches(image, image, match, photo_size_px=600) for match in pairs]
+    assert (np.asarray(ranks[0])[:600] == np.asarray(ranks[1])[:600]).all(), "ranks alone tell none"
 
 
 def test_names_beyond_ascii_do_not_stop_a_picture() -> None:
