@@ -10,8 +10,8 @@ from localize.intrinsics import QueryCamera
 FloatArray = NDArray[np.float64]
 
 _MAX_MATCHES = 2000  # looked at: a share of them needs no more
-_OFF = 3.0  # error limits by which a match has to be off: systematic errors of lenses are smaller
-_MIN_SHARE = 0.05  # of the matches that have to be: wrong ones are off, too
+_OFF = 1.5  # error limits by which a match has to be off
+_MIN_SHARE = 0.1  # of the matches that have to be: repeated windows matched wrongly are off, too
 _MIN_COUNT = 5  # fewer do not define an essential matrix
 _MAX_STDS = 3.0  # by which a focal length may differ from what is expected of it
 _MAX_SAMPLES = 1000  # where nearly all matches fit, a few are enough
@@ -30,9 +30,9 @@ def shows_parallax(
     An essential matrix with any translation fits where a turn of the camera, x1 ~ K1 R K0^-1 x0,
     does (Torr, Fitzgibbon and Zisserman, "The problem of degeneracy in structure and motion
     recovery", IJCV 1999). So that is fitted by itself, with focal lengths that were not given near
-    the expected ones, and, unless both cameras were given, the cut and resized photo,
-    x1 = s x0 + d. A plane seen from two places is another homography, except where a camera that
-    nobody knows looks straight at it and does not turn by a fraction of a degree.
+    the expected ones, and, unless both cameras were given, the photo cut, resized and straightened:
+    a similarity. A plane seen from two places is another homography, except where cameras that
+    nobody knows look straight at it, both to a fraction of a degree.
 
     Torr's criterion compares mean errors: a few things near a camera before a far landscape are
     lost in them. Here a share of the matches is enough.
@@ -188,22 +188,21 @@ def _cauchy(errors: FloatArray, scale_px: float) -> float:
 
 
 def _cut_errors(pixels0: FloatArray, pixels1: FloatArray, scale_px: float) -> FloatArray:
-    """Errors of the best cut-out of photo 0 at another size, or of photo 0 as one of photo 1.
+    """Errors of the best similarity, by least squares reweighted for a Cauchy loss.
 
     Args:
         pixels0: (M, 2).
         pixels1: (M, 2).
-        scale_px: Of the Cauchy loss.
+        scale_px: Of the loss.
 
     Returns:
         (M, 2), pixels of photo 1.
     """
+    plane0, plane1 = (pixels @ np.array([1, 1j]) for pixels in (pixels0, pixels1))
     weights = np.ones(len(pixels0))
-    for _ in range(_MAX_STEPS):  # least squares, reweighted
-        from0 = pixels0 - np.average(pixels0, axis=0, weights=weights)
-        from1 = pixels1 - np.average(pixels1, axis=0, weights=weights)
-        spread = weights @ (from0**2).sum(1)
-        scale = weights @ (from0 * from1).sum(1) / max(spread, 1e-12)
-        errors = scale * from0 - from1
-        weights = 1 / (1 + (errors**2).sum(1) / scale_px**2)
-    return np.asarray(errors)
+    for _ in range(_MAX_STEPS):
+        from0, from1 = (p - np.average(p, weights=weights) for p in (plane0, plane1))
+        factor = np.vdot(from0, weights * from1) / max(weights @ np.abs(from0) ** 2, 1e-12)
+        errors = factor * from0 - from1
+        weights = 1 / (1 + np.abs(errors / scale_px) ** 2)
+    return np.column_stack([errors.real, errors.imag])

@@ -17,6 +17,7 @@ from localize.essential import (
     undistorted_rays,
 )
 from localize.intrinsics import QueryCamera, query_camera, with_pointmap_focal
+from localize.parallax import shows_parallax
 from localize.pointmap_pose import (
     Baseline,
     baseline_length,
@@ -64,6 +65,9 @@ class RelativePose:
         num_inliers: Matches within the error limit.
         num_matches: All matches.
         confidence: In [0, 1], larger is surer; 0 without success.
+        has_parallax: Whether the matches show that the camera moved. If not, a turn, a zoom or a
+            crop explains them as well: the translation is a guess whatever the confidence, and the
+            rotation as good as the focal lengths. False without success.
         matches: The matches, best first.
         inlier_mask: Which of them the pose explains, (num_matches,).
     """
@@ -79,6 +83,7 @@ class RelativePose:
     num_inliers: int = 0
     num_matches: int = 0
     confidence: float = 0.0
+    has_parallax: bool = False
     matches: Matches
     inlier_mask: NDArray[np.bool_]
 
@@ -97,6 +102,7 @@ class RelativePose:
             "num_inliers": self.num_inliers,
             "num_matches": self.num_matches,
             "confidence": self.confidence,
+            "has_parallax": self.has_parallax,
         }
 
     def summary(self) -> str:
@@ -131,12 +137,20 @@ class RelativePose:
 
     def doubt(self) -> str:
         """Why the pose should not be trusted; empty without a reason, or without a pose."""
-        if not self.success or self.confidence >= _DOUBTFUL:
+        if not self.success:
             return ""
-        return (
-            f"the confidence is low ({self.confidence:.2f} < {_DOUBTFUL:g}): photos of different "
-            "places give such poses too"
-        )
+        doubts = []
+        if self.confidence < _DOUBTFUL:
+            doubts.append(
+                f"the confidence is low ({self.confidence:.2f} < {_DOUBTFUL:g}): photos of "
+                "different places give such poses too"
+            )
+        if not self.has_parallax:
+            doubts.append(
+                "the photos show no parallax (taken from one spot, or one is a crop of the other): "
+                "the translation is a guess"
+            )
+        return "; ".join(doubts)
 
 
 def relative_pose(
@@ -296,6 +310,16 @@ class _Pair:
         with np.errstate(invalid="ignore"):
             return int((estimate.inlier_mask & ~(shift < 2 * estimate.limit_px)).sum())
 
+    def _has_parallax(self, mask: NDArray[np.bool_]) -> bool:
+        """Whether the inliers need a translation, whatever the cameras that fit the pose."""
+        return shows_parallax(
+            self.pixels0[mask],
+            self.pixels1[mask],
+            self.guess0,
+            self.guess1,
+            self.options.max_error_px,
+        )
+
     def _judge(
         self, estimate: Estimate, baseline: Baseline | None, *, metric: bool
     ) -> RelativePose:
@@ -348,6 +372,7 @@ class _Pair:
             num_inliers=num_inliers,
             num_matches=num_matches,
             confidence=0.0 if reason else confidence,
+            has_parallax=not reason and self._has_parallax(mask),
             matches=self.matches,
             inlier_mask=mask,
         )

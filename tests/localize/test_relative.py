@@ -79,6 +79,7 @@ def test_given_cameras(model: str, extra: tuple[float, ...], outliers: float) ->
     assert result.num_matches == len(result.matches) == len(result.inlier_mask)
     assert result.num_inliers == result.inlier_mask.sum()
     assert 0 < result.confidence < 1
+    assert result.has_parallax and result.doubt() == ""
     values = json.loads(json.dumps(result.to_dict()))
     np.testing.assert_array_equal(values["cam1_from_cam0"], result.cam1_from_cam0)
     assert values["camera1"]["width"] == 1000
@@ -129,6 +130,38 @@ def test_a_turn_on_the_spot_has_no_translation() -> None:
     assert not result.success
     assert "one spot" in result.reason
     assert result.confidence == 0
+    assert not result.has_parallax and result.doubt() == ""
+
+
+def test_a_turn_of_an_unknown_camera_has_a_translation_that_is_doubted() -> None:
+    camera = make_camera(focal=1000.0)  # not what is expected
+    view0, view1, truth = make_pair(camera, camera, baseline=0.0)
+    result = relative_pose(view0, view1, matcher=TruthMatcher({}))
+    assert errors_deg(result, truth)[0] < 1
+    assert result.success and result.confidence > 0.5
+    assert not result.has_parallax
+    assert result.to_dict()["has_parallax"] is False
+    assert result.doubt() == (
+        "the photos show no parallax (taken from one spot, or one is a crop of the other): "
+        "the translation is a guess"
+    )
+    both = replace(result, confidence=0.18).doubt()
+    assert both.startswith("the confidence is low") and both.endswith("is a guess")
+
+
+def test_a_crop_has_a_translation_that_is_doubted() -> None:
+    view0, _, _ = make_pair(make_camera(), make_camera())
+    corner, size = np.array([250, 100]), np.array([400, 300])
+    inside = ((view0.keypoints > corner) & (view0.keypoints < corner + size)).all(1)
+    shifted = (view0.keypoints[inside] - corner).astype(np.float64)
+    crop = make_view(
+        shifted + np.random.default_rng(0).normal(0, 0.3, shifted.shape),
+        view0.arrays["ids"][inside],
+        (400, 300),
+    )
+    result = relative_pose(view0, crop, matcher=TruthMatcher({}))
+    assert result.success and not result.has_parallax
+    assert "one is a crop of the other" in result.doubt()
 
 
 def test_wrong_and_few_matches_fail_with_a_reason() -> None:
