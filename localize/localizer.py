@@ -63,6 +63,7 @@ class Localizer:
         self.options = options or LocalizerOptions()
         self._upright = bool(self.scene.info.options["apply_exif_orientation"])
         self._quick = self.matcher.quick() if self.options.quick_min_inliers > 0 else None
+        self._smaller = self.matcher.smaller() if self.options.smaller_below > 0 else None
         self._unreadable: set[str] = set()
 
     def localize(
@@ -191,15 +192,29 @@ class Localizer:
         timings: dict[str, float],
         given: Sequence[str] | None,
     ) -> Localization:
-        """The result, or that of the full encoding where the quick one left doubts."""
+        """The result, or that of another encoding where the first one left doubts."""
         sure = result.success and result.num_inliers >= self.options.quick_min_inliers
-        if self._quick is None or sure:
-            return result
+        if self._quick is not None and not sure:
+            result = self._again(self.matcher, result, image, camera, timings, given)
+        if self._smaller is not None and result.confidence < self.options.smaller_below:
+            result = self._again(self._smaller, result, image, camera, timings, given)
+        return result
+
+    def _again(
+        self,
+        matcher: Matcher,
+        result: Localization,
+        image: ImageLike,
+        camera: QueryCamera,
+        timings: dict[str, float],
+        given: Sequence[str] | None,
+    ) -> Localization:
+        """The result, or a surer one with the encoding of another matcher."""
         try:
             with _timed(timings, "encode"):
-                view = self.matcher.encode_bare(self._photo(image))
+                view = matcher.encode_bare(self._photo(image))
         except InputError as error:  # readable a moment ago: removed or replaced meanwhile
-            logger.warning("only the quick encoding of '%s' was used: %s", result.name, error)
+            logger.warning("'%s' was looked at only once: %s", result.name, error)
             return result
         again = self._localize_view(view, camera, result.name, timings, given, last=True)
         return result if result.confidence > again.confidence else again

@@ -26,6 +26,9 @@ class LocalizerOptions:
     # the pose of the first but were not retrieved; without a pose the next retrieved ones; 0: none
     second_round_photos: int = 5
     second_round_below: float = 0.5  # only poses of less confidence get a second round
+    # poses of less confidence are looked for once more with the query seen smaller, which makes up
+    # for a zoom of two to five, if the matcher can do that (`small`); 0: none
+    smaller_below: float = 0.3
     # of a query without a given camera: ask the matcher's point maps for the focal length
     pointmap_focal: bool = True
     # a pose that is hardly better than chance counts as a failure; 0 keeps every pose
@@ -69,7 +72,7 @@ class LocalizerOptions:
         for name in ("second_round_photos", "num_threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("second_round_below", "min_confidence"):
+        for name in ("second_round_below", "smaller_below", "min_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.max_error_long_side_px is not None and self.max_error_long_side_px < 1:

@@ -25,7 +25,6 @@ class RegionOptions:
     num_trials: int = 500  # similarities that are tried
     margin: float = 0.2  # added on all sides, fraction of the extent of what agrees
     min_side: float = 0.25  # smallest window, fraction of the photo's sides
-    min_zoom: float = 1.25  # of the photo that is enlarged more; less shows nothing new
 
     def __post_init__(self) -> None:
         for name in ("num_matches", "num_trials"):
@@ -40,6 +39,21 @@ class RegionOptions:
                 raise ValueError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class CommonRegion:
+    """Windows of two photos that show what both show.
+
+    Attributes:
+        box0: x0 y0 x1 y1 in pixels of photo 0, (4,), of the photo's shape.
+        box1: The same in photo 1.
+        zoom: How much the photo is enlarged that is enlarged more, at least 1.
+    """
+
+    box0: FloatArray
+    box1: FloatArray
+    zoom: float
+
+
 def common_region(
     points0: NDArray[np.floating],
     points1: NDArray[np.floating],
@@ -48,8 +62,8 @@ def common_region(
     size0: Size,
     size1: Size,
     options: RegionOptions | None = None,
-) -> tuple[FloatArray, FloatArray] | None:
-    """Windows of both photos, each of its photo's shape, that show what both show.
+) -> CommonRegion | None:
+    """Find windows of both photos that show what both show.
 
     Args:
         points0: Matches in photo 0, (M, 2) x, y pixels.
@@ -60,8 +74,7 @@ def common_region(
         options: Tolerances.
 
     Returns:
-        x0 y0 x1 y1 in each photo, (4,); None where too few matches agree, or both photos would
-        hardly be enlarged.
+        The windows; None where too few matches agree.
     """
     options = options or RegionOptions()
     best = np.argsort(-scores, kind="stable")[: options.num_matches]
@@ -80,7 +93,7 @@ def common_region(
         return None
     box0, zoom0 = _window(points0[best][agree], size0, options)
     box1, zoom1 = _window(points1[best][agree], size1, options)
-    return (box0, box1) if max(zoom0, zoom1) >= options.min_zoom else None
+    return CommonRegion(box0=box0, box1=box1, zoom=max(zoom0, zoom1))
 
 
 def agreeing(

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -180,7 +181,7 @@ class Mast3rMatcher(Matcher):
                 "second_look needs scores that are probabilities, as those of small: "
                 f"{self.config.architecture} has none"
             )
-        self._second_look = SecondLook(self._decoder) if looks else None
+        self._second_look = SecondLook(self._decoder, self._encoding) if looks else None
         self._windows = WindowMatcher(self._decoder, WindowOptions(max_size_px=self.long_side_px))
 
     def _fingerprint(self, of_weights: str) -> str:
@@ -216,6 +217,14 @@ class Mast3rMatcher(Matcher):
         options = options_as_dict(self.options)
         del options["engine"]  # a matter of the machine
         return {**super().describe(), "options": options, "weights_sha256": self.weights_sha256}
+
+    def smaller(self) -> "Mast3rMatcher | None":
+        """This matcher at half of its size, `small` only; see `Matcher.smaller`."""
+        if self.config.architecture != "GroundlocSmall":
+            return None  # trained at one size
+        half = copy(self)  # of one network, with one turn on the device
+        half.long_side_px = max(self.config.patch_size, self.long_side_px // 2)
+        return half
 
     # ------------------------------------------------------------------ encoding
 
@@ -400,8 +409,8 @@ class Mast3rMatcher(Matcher):
             for rows in groups.values():
                 partners = [others[row] for row in rows]
                 rest = self._decoder.begin(
-                    [_whole(view)] * len(rows),
-                    [_whole(partner) for partner in partners],
+                    [Side.of(view)] * len(rows),
+                    [Side.of(partner) for partner in partners],
                     self._encoding([view]),
                     self._encoding(partners),
                 )
@@ -476,10 +485,6 @@ def _cache_bytes(engine: Engine) -> int:
         return 0  # the encodings are where they are wanted
     total = torch.cuda.get_device_properties(engine.device).total_memory
     return min(engine.options.cache_mb << 20, total // 16)
-
-
-def _whole(view: View) -> Side:
-    return Side(image_size=view.image_size, frame=frame_of(view), keypoints=view.keypoints)
 
 
 def _no_matches(view0: View, view1: View) -> Matches:

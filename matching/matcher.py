@@ -156,6 +156,13 @@ class Matcher(ABC):
         """
         return None
 
+    def smaller(self) -> "Matcher | None":
+        """A matcher that sees a photo smaller, with encodings to be matched with this matcher's.
+
+        It makes another attempt at a query that may be zoomed; None if there is no use in that.
+        """
+        return None
+
     def describe(self) -> dict[str, Any]:
         """Plain values that identify the matcher: stored in ``map.json`` and in reports.
 

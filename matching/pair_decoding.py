@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from matching.encoded import frame_of
 from matching.errors import InputError
 from matching.grid_matching import Grid, GridMatches, free_matches, matches_from_points
 from matching.network import Encoding, Prediction, Want
 from matching.network.engine import Engine
 from matching.pointmap import lift_points
 from matching.preprocess import NetworkFrame
-from matching.types import Matches
+from matching.types import Matches, View
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ class Side:
     image_size: tuple[int, int]
     frame: NetworkFrame
     keypoints: NDArray[np.float32]
+
+    @staticmethod
+    def of(view: View) -> "Side":
+        """A whole photo."""
+        return Side(image_size=view.image_size, frame=frame_of(view), keypoints=view.keypoints)
 
     def network_points(self) -> Tensor | None:
         """The keypoints in the network image, (N, 2) on the CPU, or None if there are none."""

@@ -246,6 +246,44 @@ def test_a_failed_quick_attempt_is_repeated(scene: FakeMap) -> None:
     assert "no retrieved image" in black.reason
 
 
+class SmallerMatcher(TruthMatcher):
+    """It sees a tenth of the keypoints at once, and all of them made smaller."""
+
+    def smaller(self) -> TruthMatcher:
+        return TruthMatcher(self.queries)
+
+    def encode_image(self, image: np.ndarray) -> View:
+        view = super().encode_image(image)
+        return self.at_keypoints(view, np.arange(0, len(view.keypoints), 10))
+
+
+@pytest.mark.parametrize(("below", "much"), [(0.0, False), (0.3, False), (1.0, True)])
+def test_a_query_of_little_confidence_is_looked_at_once_more_made_smaller(
+    scene: FakeMap, folder: Path, below: float, much: bool
+) -> None:
+    view, truth = query_view(scene, np.random.default_rng(1))
+    matcher = SmallerMatcher({1: view})
+    options = LocalizerOptions(smaller_below=below)
+    loc = Localizer(scene, matcher, options=options)  # type: ignore[arg-type]
+    alone = loc.localize(folder / "one.png", make_camera())
+    listed = loc.localize_all([folder / "one.png"], {str(folder / "one.png"): make_camera()})
+    for result in (alone, *listed.values()):
+        assert result.cam_from_world is not None and 0.3 < result.confidence < 1
+        assert pose_errors(result.cam_from_world, truth)[0] < 0.05
+        assert (result.num_matches > 500) == much
+
+
+def test_a_query_without_a_pose_is_looked_at_once_more(scene: FakeMap) -> None:
+    view, _ = query_view(scene, np.random.default_rng(1))
+    few = make_view(view.keypoints[:60], view.arrays["ids"][:60])
+    for below, success in ((0.0, False), (0.3, True)):
+        options = LocalizerOptions(smaller_below=below)
+        loc = Localizer(scene, SmallerMatcher({1: few}), options=options)  # type: ignore[arg-type]
+        result = loc.localize(photo_of(1), make_camera())
+        assert result.success == success, result.reason
+        assert "no retrieved image" in loc.localize(photo_of(0)).reason
+
+
 def test_the_same_query_gives_the_same_result(scene: FakeMap) -> None:
     view, _ = query_view(scene, np.random.default_rng(1))
     loc = localizer(scene, {1: view}, outliers=0.6)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
+import pycolmap
 import pytest
 import torch
+from PIL import Image
 
 from localize import Localizer, LocalizerOptions
 from mapping import Map, build_map
@@ -18,7 +20,7 @@ from matching.mast3r import Mast3rMatcher, Mast3rOptions
 from matching.network import build_network
 from matching.network.small import small_config
 from matching.types import View
-from tests.localize.synthetic import FakeMap, make_camera, make_place
+from tests.localize.synthetic import FakeMap, make_camera, make_place, pose_errors
 from tests.matching.patch_network import patch_matcher
 
 if TYPE_CHECKING:
@@ -129,18 +131,49 @@ def test_a_map_with_a_damaged_photo_goes_on_and_its_check_names_it(
     assert caplog.text.count(f"'{names[2]}' is skipped") == 1
 
 
-def test_a_neural_query_without_intrinsics(rendered_place: "RenderedPlace", tmp_path: Path) -> None:
-    """This network has no point maps: what the map's cameras tell has to do."""
-    matcher = patch_matcher(long_side_px=160)
-    scene = build_map(
+@pytest.fixture(scope="module")
+def patch_map(rendered_place: "RenderedPlace", tmp_path_factory: pytest.TempPathFactory) -> Map:
+    """A map of the rendered place by patches of photos of 160 pixels."""
+    return build_map(
         rendered_place.images,
-        tmp_path / "map",
-        matcher,
+        tmp_path_factory.mktemp("patches") / "map",
+        patch_matcher(long_side_px=320),
         known_poses=rendered_place.folder / "sparse_gt",
         image_names=rendered_place.map_names,
     )
+
+
+def test_a_neural_query_without_intrinsics(rendered_place: "RenderedPlace", patch_map: Map) -> None:
+    """This network has no point maps: what the map's cameras tell has to do."""
     name, camera = next(iter(rendered_place.query_cameras.items()))
-    result = Localizer(scene, matcher).localize(rendered_place.images / name)
+    loc = Localizer(patch_map, patch_matcher(long_side_px=320))
+    result = loc.localize(rendered_place.images / name)
     assert result.success, result.reason
     assert result.camera is not None and result.camera_source == "map"
     assert result.camera.mean_focal_length() == pytest.approx(camera.mean_focal_length(), rel=0.2)
+
+
+def test_a_zoomed_query_is_seen_smaller(rendered_place: "RenderedPlace", patch_map: Map) -> None:
+    """Patches match at one scale only: the map's photos show things half as large."""
+    matcher = patch_matcher(long_side_px=320)
+    truths = {i.name: i.cam_from_world() for i in rendered_place.truth.images.values()}
+    near: dict[float, int] = {0.0: 0, 0.3: 0}
+    for name, camera in rendered_place.query_cameras.items():
+        photo = Image.open(rendered_place.images / name)
+        width, height = photo.size
+        part = (width // 4, height // 4, width // 4 * 3, height // 4 * 3)
+        zoomed = np.array(photo.resize(photo.size, Image.Resampling.BICUBIC, box=part))
+        focal_x, focal_y, x, y = camera.params.tolist()
+        lens = pycolmap.Camera(
+            model=camera.model,
+            width=width,
+            height=height,
+            params=[2 * focal_x, 2 * focal_y, 2 * (x - part[0]), 2 * (y - part[1])],
+        )
+        for smaller_below in near:
+            options = LocalizerOptions(smaller_below=smaller_below, min_confidence=0.05)
+            result = Localizer(patch_map, matcher, options=options).localize(zoomed, lens)
+            if result.cam_from_world is not None:
+                metres, degrees = pose_errors(result.cam_from_world, truths[name])
+                near[smaller_below] += metres < 0.2 and degrees < 1
+    assert near == {0.0: 0, 0.3: 3}

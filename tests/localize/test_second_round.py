@@ -300,6 +300,7 @@ def test_bad_options_are_refused() -> None:
     for name, value in (
         ("second_round_photos", -1),
         ("second_round_below", 1.1),
+        ("smaller_below", -0.1),
         ("num_threads", -1),
     ):
         with pytest.raises(ValueError, match=name):

@@ -69,7 +69,7 @@ def made_up(right: int, wrong: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def test_windows_hold_what_agrees_and_have_the_shape_of_their_photos() -> None:
     found = common_region(*made_up(90, 90), size0=SIZE0, size1=SIZE1)
     assert found is not None
-    (x0, y0, x1, y1), (u0, v0, u1, v1) = found
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = found.box0, found.box1
     assert (x1 - x0) / (y1 - y0) == pytest.approx(640 / 480)
     assert (u1 - u0) / (v1 - v0) == pytest.approx(400 / 600)
     assert x0 < 410 and y0 < 65 and x1 > 518 and y1 > 151 and x1 - x0 < 260
@@ -83,7 +83,8 @@ def test_windows_are_not_smaller_than_allowed() -> None:
     options = RegionOptions(min_side=0.5)
     found = common_region(spot0, spot1, scores, size0=SIZE0, size1=SIZE1, options=options)
     assert found is not None
-    np.testing.assert_allclose(found[0][2:] - found[0][:2], (320, 240))
+    np.testing.assert_allclose(found.box0[2:] - found.box0[:2], (320, 240))
+    assert found.zoom == 2
 
 
 def test_windows_are_wider_by_the_margin_and_leave_single_matches_out() -> None:
@@ -96,15 +97,16 @@ def test_windows_are_wider_by_the_margin_and_leave_single_matches_out() -> None:
         options = RegionOptions(margin=margin, min_side=0.05)
         found = common_region(points0, points1, scores, size0=SIZE0, size1=SIZE1, options=options)
         assert found is not None
-        sides.append(found[0][2] - found[0][0])
+        sides.append(found.box0[2] - found.box0[0])
     assert 100 < sides[0] < 130 and sides[1] == pytest.approx(2 * sides[0])
 
 
-def test_one_photo_enlarged_is_enough() -> None:
+def test_the_zoom_is_that_of_the_photo_enlarged_more() -> None:
     points0, points1, scores = made_up(100, 0)
     whole = (points1 - points1.min(0)) / np.ptp(points1, 0) * SIZE1
     for points, sizes in (((points0, whole), (SIZE0, SIZE1)), ((whole, points0), (SIZE1, SIZE0))):
-        assert common_region(*points, scores, size0=sizes[0], size1=sizes[1]) is not None
+        found = common_region(*points, scores, size0=sizes[0], size1=sizes[1])
+        assert found is not None and 2.5 < found.zoom <= 4
 
 
 @pytest.mark.parametrize(
@@ -115,11 +117,13 @@ def test_bad_options_are_refused(name: str) -> None:
         RegionOptions(**{name: -1})  # type: ignore[arg-type]
 
 
-def test_no_region_where_nothing_agrees_or_nothing_would_be_enlarged() -> None:
+def test_no_region_where_nothing_agrees() -> None:
     assert common_region(*made_up(30, 170), size0=SIZE0, size1=SIZE1) is None
     points0, points1, scores = made_up(180, 20)
     for count in (0, 1):
         few = points0[:count], points1[:count], scores[:count]
         assert common_region(*few, size0=SIZE0, size1=SIZE1) is None
     whole = np.random.default_rng(0).random((200, 2)).astype(np.float32) * np.array(SIZE0)
-    assert common_region(whole, whole, np.ones(200), size0=SIZE0, size1=SIZE0) is None
+    found = common_region(whole, whole, np.ones(200), size0=SIZE0, size1=SIZE0)
+    assert found is not None and found.zoom == 1, "nothing would be enlarged"
+    np.testing.assert_array_equal(found.box0, (0, 0, *SIZE0))

@@ -5,11 +5,14 @@ from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
+from PIL import Image
 from torch import Tensor
 
+from matching.common_region import RegionOptions
 from matching.encoded import PHOTO, photo_step, with_photo
 from matching.errors import InputError
 from matching.mast3r import Mast3rMatcher, Mast3rOptions
+from matching.pair_decoding import SURE
 from matching.second_look import LookOptions, SecondLook
 from matching.types import Matches, View
 from tests import golden_adapter
@@ -50,7 +53,9 @@ def errors(matches: Matches) -> np.ndarray:
 
 def look(matcher: Mast3rMatcher, *, enough: int = 60, min_sure: int = 5) -> SecondLook:
     """Patches are not trained to be told apart: few of their matches are sure."""
-    return SecondLook(matcher._decoder, LookOptions(enough=enough, min_sure=min_sure))
+    return SecondLook(
+        matcher._decoder, matcher._encoding, LookOptions(enough=enough, min_sure=min_sure)
+    )
 
 
 def test_the_common_corner_is_matched_again(
@@ -158,7 +163,10 @@ def test_photos_of_queries_are_not_kept_and_hold_up_nobody(
 
 
 def test_bad_options_are_refused() -> None:
-    for options in ({"enough": -1}, {"min_sure": -1}, {"size": 0.0}, {"size": 1.5}):
+    for options in (
+        *({"enough": -1}, {"min_sure": -1}, {"min_sure_smaller": -1}, {"size": 0.0}, {"size": 1.5}),
+        *({"min_zoom": 0.9}, {"smaller": (0.5, 1.0)}, {"smaller": (0.0,)}),
+    ):
         with pytest.raises(ValueError, match=f"{next(iter(options))} must"):
             LookOptions(**options)
 
@@ -189,3 +197,82 @@ def test_photos_are_shrunken_copies() -> None:
         image[:] = 7
         np.testing.assert_array_equal(held.arrays[PHOTO], before)
     assert PHOTO not in with_photo(view(3000, 2), np.zeros((2, 3000, 3), np.uint8), 640).arrays
+
+
+def zoomed_views(looking: Mast3rMatcher, scene: np.ndarray) -> tuple[View, View]:
+    """A photo of 320 x 240 pixels, and what is in its middle at twice the size."""
+    own = scene[:240, :320]
+    middle = Image.fromarray(own).resize(
+        (320, 240), Image.Resampling.BICUBIC, box=(80, 60, 240, 180)
+    )
+    return looking.encode(own), looking.encode(np.array(middle))
+
+
+def zoom_errors(matches: Matches) -> np.ndarray:
+    gap: np.ndarray = np.linalg.norm(
+        (matches.keypoints0 - (80, 60)) * 2 - matches.keypoints1, axis=1
+    )
+    return gap
+
+
+def scales(matcher: Mast3rMatcher, *smaller: float, **options: int) -> SecondLook:
+    """Windows without much of a margin have one scale in both photos, as patches need it."""
+    chosen = LookOptions(
+        enough=60,
+        smaller=smaller,
+        region=RegionOptions(margin=0.05),
+        **{"min_sure": 15, "min_sure_smaller": 5, **options},
+    )
+    return SecondLook(matcher._decoder, matcher._encoding, chosen)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_photo_made_smaller_tells_where_to_look_across_a_zoom(
+    matcher: Mast3rMatcher, looking: Mast3rMatcher, scene: np.ndarray, order: int
+) -> None:
+    views = zoomed_views(looking, scene)[::order]
+    first = matcher.match_views(*views)
+    own = first if order == 1 else first.swapped()
+    assert (zoom_errors(own) < 3).sum() < 20
+    again = scales(matcher, 0.5).match_many(views[0], [*views[1:], views[0]], [first] * 2)
+    found = again[0] if order == 1 else again[0].swapped()
+    assert (zoom_errors(found) < 2).sum() > 200 and found.num_above(SURE) > 15
+    assert (np.diff(found.scores) <= 0).all()
+    # without it, too few sure matches at that size, or a better first look: all stays as it was
+    without = scales(matcher), scales(matcher, 0.5, min_sure_smaller=10**6)
+    for looks in (*without, scales(matcher, 0.5, min_sure=0)):
+        assert looks.match_many(views[0], views[1:], [first])[0] is first
+
+
+def sure_matches(count: int) -> Matches:
+    """So many that are sure, and one that is not, all about one place."""
+    points = np.full((count + 1, 2), 50, np.float32)
+    scores = np.append(np.full(count, 0.9), 0.1).astype(np.float32)
+    return Matches(keypoints0=points, keypoints1=points, scores=scores)
+
+
+@pytest.mark.parametrize(
+    ("at_half", "sizes", "guide"), [(0, [0.5], 3), (4, [0.5, 0.3], 20), (30, [0.5], 30)]
+)
+def test_the_next_size_is_tried_where_the_last_one_hardly_tells(
+    matcher: Mast3rMatcher,
+    views: tuple[View, View],
+    at_half: int,
+    sizes: list[float],
+    guide: int,
+) -> None:
+    looks = scales(matcher, 0.5, 0.3)
+    found = [[sure_matches(at_half)], [sure_matches(20)]]
+    with patch.object(looks, "_with_one_smaller", side_effect=found) as tried:
+        guides = looks._guides(views[0], views[1:], {0: sure_matches(3)})
+    assert [call.args[2] for call in tried.call_args_list] == sizes
+    assert guides[0].num_above(SURE) == guide
+
+
+def test_sizes_are_not_tried_where_the_first_look_tells(
+    matcher: Mast3rMatcher, views: tuple[View, View]
+) -> None:
+    looks = scales(matcher, 0.5)
+    with patch.object(looks, "_with_one_smaller") as tried:
+        assert looks._guides(views[0], views[1:], {0: sure_matches(30)}).keys() == {0}
+    assert not tried.called
