@@ -220,8 +220,8 @@ class Mast3rMatcher(Matcher):
 
     def smaller(self) -> "Mast3rMatcher | None":
         """This matcher at half of its size, `small` only; see `Matcher.smaller`."""
-        if self.config.architecture != "GroundlocSmall":
-            return None  # trained at one size
+        if self.config.architecture != "GroundlocSmall" or self.options.coarse_to_fine:
+            return None  # trained at one size, or its windows would be of unlike scale again
         half = copy(self)  # of one network, with one turn on the device
         half.long_side_px = max(self.config.patch_size, self.long_side_px // 2)
         return half

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from matching.common_region import RegionOptions
-from matching.encoded import PHOTO, photo_step, with_photo
+from matching.encoded import PHOTO, frame_of, photo_step, with_photo
 from matching.errors import InputError
 from matching.mast3r import Mast3rMatcher, Mast3rOptions
 from matching.pair_decoding import SURE
@@ -276,3 +276,16 @@ def test_sizes_are_not_tried_where_the_first_look_tells(
     with patch.object(looks, "_with_one_smaller") as tried:
         assert looks._guides(views[0], views[1:], {0: sure_matches(30)}).keys() == {0}
     assert not tried.called
+
+
+def test_matchers_trained_at_several_sizes_see_photos_smaller(
+    matcher: Mast3rMatcher, scene: np.ndarray, golden_state: dict[str, Tensor]
+) -> None:
+    half = matcher.smaller()
+    assert half is not None and matcher.long_side_px == 320
+    for each, size in ((half, (160, 120)), (matcher, (320, 240))):
+        assert frame_of(each.encode_bare(scene[:240, :320])).image_size == size
+    assert half.pixel_px(half.encode_bare(scene[:240, :320])) == 2
+    assert patch_matcher(coarse_to_fine=True).smaller() is None
+    golden = golden_adapter.small_network(golden_state)
+    assert Mast3rMatcher(golden, name="golden", fingerprint="f").smaller() is None
