@@ -375,6 +375,7 @@ def _benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
 def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train a matcher on worlds (configs/train_small.yaml); torchrun starts a process per GPU."""
     if arguments.show_world is not None:
+        check_outputs(picture=arguments.show_world)
         from matching.training.contact_sheet import contact_sheet
 
         contact_sheet(

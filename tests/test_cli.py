@@ -302,6 +302,8 @@ def test_results_of_another_run_stay(run: Any, rendered_map: Path, tmp_path: Pat
         (["match", "a.jpg", "a.jpg", "--out", "."], 1, "is a folder"),
         (["match", "a.jpg", "a.jpg", "--plot", "x.gif"], 2, "not '.gif'"),
         (["evaluate", "a.jpg", ".", "--out", "."], 1, "is a folder"),
+        (["train", "--show-world", "x.xyz"], 2, "not '.xyz'"),
+        (["train", "--show-world", "."], 2, "not ''"),
     ],
 )
 def test_outputs_are_checked_before_the_work(
