@@ -97,6 +97,9 @@ class TrainOptions:
     loss: LossOptions = field(default_factory=LossOptions)
     phases: tuple[PhaseOptions, ...] = (PhaseOptions(),)
     validation: ValidationOptions = field(default_factory=ValidationOptions)
+    # painted by each process before its first step, which takes a minute; the fewer, the sooner
+    # they are known by heart
+    textures_per_style: int = 80
     initial_weights: str = ""  # a model to start from; empty: from nothing
     learning_rate: float = 6e-4  # peak, AdamW
     weight_decay: float = 0.05  # of matrices; vectors have none
@@ -122,7 +125,10 @@ class TrainOptions:
         for name in ("weight_decay", "warmup_steps", "decay_steps", "decay_seconds", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("log_every_steps", "checkpoint_every_steps", "keep_checkpoints"):
+        for name in (
+            *("log_every_steps", "checkpoint_every_steps", "keep_checkpoints"),
+            "textures_per_style",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:

@@ -106,12 +106,14 @@ def train(
             torch.set_float32_matmul_precision("high")
         if stream is None:
             if processes.first:
-                logger.info("painting the textures of the worlds takes a minute on one core")
+                logger.info(
+                    "painting %d textures of each style for the worlds", options.textures_per_style
+                )
             # textures of one seed are so few that they would be learned by heart
             stream = PairWorld(
                 processes.device,
                 texture_seed=options.seed * _MAX_PROCESSES + processes.rank,
-                textures_per_style=80,
+                textures_per_style=options.textures_per_style,
                 correspondences=1024,
                 recorded=True,
             )

@@ -358,9 +358,24 @@ def test_every_step_draws_its_own_difficulty() -> None:
     assert drawn[-1] == drawn[3]  # resuming sees the same
 
 
-def test_the_shipped_configuration_is_valid() -> None:
-    options = build_options(TrainOptions, read_options_file(CONFIGS / "train_small.yaml"))
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("train_*.yaml")), ids=lambda file: file.stem)
+def test_shipped_configurations_are_valid(file: Path) -> None:
+    options = build_options(TrainOptions, read_options_file(file))
     assert options.network == NetworkOptions()
+
+
+def test_as_many_textures_are_painted_as_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def paint(device: torch.device, *, textures_per_style: int, **options: object) -> PairStream:
+        assert textures_per_style == 3
+        raise InterruptedRunError
+
+    monkeypatch.setattr(train_module, "PairWorld", paint)
+    with pytest.raises(InterruptedRunError):
+        train(dataclasses.replace(OPTIONS, textures_per_style=3), tmp_path, device="cpu")
+    with pytest.raises(ValueError, match="textures_per_style must be >= 1"):
+        TrainOptions(textures_per_style=0)
 
 
 def test_true_matches_score_on_worlds() -> None:
