@@ -133,7 +133,7 @@ def _checkpoint_to_resume(
     checkpoint = read_checkpoint(found[-1])
     old = {**checkpoint.values["options"], **dict.fromkeys(_FREE_OPTIONS)}
     new = {**options_as_dict(options), **dict.fromkeys(_FREE_OPTIONS)}
-    difference = first_difference(old, new)
+    difference = first_difference(old, new, defaults=options_as_dict(TrainOptions()))
     if difference is not None:
         raise InputError(f"'{out}' holds a run with another '{difference}'; choose another folder")
     if checkpoint.values["processes"] != num_processes:
