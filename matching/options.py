@@ -163,7 +163,7 @@ def _as_list(hint: Any, value: Any, name: str, default: Any) -> str:
     for written in (f"[{text}]", f"[[{text}]]"):
         try:
             _convert(hint, yaml.safe_load(written), name)
-        except (InputError, yaml.YAMLError):
+        except (ValueError, yaml.YAMLError):
             continue
         return f": write {name}={written}"
     if not default or dataclasses.is_dataclass(default[0]):
@@ -180,7 +180,7 @@ def read_options_file(path: PathLike) -> dict[str, Any]:
     file = existing_file(path, "options file")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # such as bytes that are no text
         raise InputError(f"'{file}' is no valid YAML: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
@@ -202,7 +202,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--set takes key.sub=value, got '{assignment}'")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # such as a date in the 13th month
             raise InputError(f"--set {key}: '{text}' is no YAML value") from error
         group = values
         *parents, last = key.strip().split(".")

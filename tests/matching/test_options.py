@@ -125,7 +125,12 @@ def test_unknown_names_are_met_with_the_nearest() -> None:
 def test_assignments() -> None:
     parsed = parse_assignments(["a.b=1", "a.c=[1, 2]", "d=no", "a.b=2"])
     assert parsed == {"a": {"b": 2, "c": [1, 2]}, "d": False}
-    for bad, message in (("ab", "key.sub=value"), ("=1", "key.sub=value"), ("a=[", "no YAML")):
+    for bad, message in (
+        ("ab", "key.sub=value"),
+        ("=1", "key.sub=value"),
+        ("a=[", "no YAML"),
+        ("a=2020-13-45", "no YAML"),
+    ):
         with pytest.raises(InputError, match=message):
             parse_assignments([bad])
     with pytest.raises(InputError, match="already set"):
@@ -141,6 +146,7 @@ def test_files(tmp_path: Path) -> None:
     for name, text, message in (
         ("list.yaml", "- 1\n", "must hold 'option: value'"),
         ("bad.yaml", "a: [", "no valid YAML"),
+        ("date.yaml", "a: 2020-13-45", "no valid YAML: month"),
         ("code.yaml", "a: !!python/object/apply:os.system ['true']", "no valid YAML"),
     ):
         (tmp_path / name).write_text(text)
