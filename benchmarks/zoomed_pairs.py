@@ -69,13 +69,14 @@ def write_zoomed_pairs(
     entries: list[Mapping[str, object]] = []
     with atomic_folder(out) as folder:
         images = folder / "images"
-        images.mkdir(parents=True)
+        for kind in ("whole", "zoomed"):
+            (images / kind).mkdir(parents=True)
         matrices: dict[str, FloatArray] = {}
         for pair in found.pairs:
             if pair.cam1_from_cam0 is None or pair.camera0 is None or pair.camera1 is None:
                 raise InputError(f"no known pose of '{pair.image0}' and '{pair.image1}'")
             centres.setdefault(pair.image1, rng.uniform(*_CENTRES, 2))
-            names = f"{_flat(pair.image0)}.jpg", f"{_flat(pair.image1)}.zoomed.jpg"
+            names = f"whole/{_flat(pair.image0)}.jpg", f"zoomed/{_flat(pair.image1)}.jpg"
             views = (
                 (pair.image0, pair.camera0, 1.0, np.array([0.5, 0.5])),
                 (pair.image1, pair.camera1, options.zoom, centres[pair.image1]),
@@ -131,8 +132,8 @@ def zoomed(
 
 
 def _flat(name: str) -> str:
-    """A name without folders."""
-    return name.replace("/", "_")
+    """A name without folders, another one for each name."""
+    return name.replace("%", "%25").replace("/", "%2F")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -64,6 +64,27 @@ def test_the_pairs_are_those_of_the_folder_with_the_second_photo_zoomed(
     assert json.loads((out / "pairs.json").read_text()) == again, "the same seed, the same parts"
 
 
+def test_photos_whose_names_differ_by_a_folder_only_stay_apart(tmp_path: Path) -> None:
+    names = ("a/b.png", "a_b.png", "a%2Fb.png")
+    (tmp_path / "place" / "images" / "a").mkdir(parents=True)
+    for name, grey in zip(names, (50, 120, 200), strict=True):
+        pixels = np.full((48, 64, 3), grey, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "place" / "images" / name)
+    K = [[60, 0, 32], [0, 60, 24], [0, 0, 1]]
+    posed = {"K0": K, "K1": K, "T_0to1": np.eye(4).tolist()}
+    pairs = [{"image0": a, "image1": b, **posed} for a in names for b in names if a != b]
+    (tmp_path / "place" / "pairs.json").write_text(json.dumps(pairs))
+    made = write_zoomed_pairs(
+        tmp_path / "place", tmp_path / "out", ZoomedPairsOptions(long_side_px=32)
+    )
+    greys = dict(zip(names, (50, 120, 200), strict=True))
+    for before, entry in zip(pairs, made, strict=True):
+        for key in ("image0", "image1"):
+            with Image.open(tmp_path / "out" / "images" / str(entry[key])) as photo:
+                assert abs(np.array(photo).mean() - greys[str(before[key])]) < 2
+    assert len({entry["image0"] for entry in made} | {entry["image1"] for entry in made}) == 6
+
+
 def test_what_cannot_be_zoomed_is_refused(rendered_place: "RenderedPlace", tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists"):
         write_zoomed_pairs(rendered_place.folder, tmp_path)
