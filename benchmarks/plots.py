@@ -173,8 +173,10 @@ def score_colors(
         level, strength = _ranks(scores), np.ones(len(scores))
     else:
         scores = scores.clip(0, 1)
-        unsure, sure = scores / sure_score / 3, 2 / 3 + (scores - sure_score) / (1 - sure_score) / 3
-        level = np.where(scores > sure_score, sure, unsure)
+        unsure = np.interp(scores, [0, sure_score], [0, 1 / 3])
+        level = np.where(
+            scores > sure_score, np.interp(scores, [sure_score, 1], [2 / 3, 1]), unsure
+        )
         strength = np.interp(scores, [0, sure_score], [_FAINTEST, 1])
     stops = np.linspace(0, 1, len(_LOW_TO_HIGH))
     channels = [np.interp(level, stops, _LOW_TO_HIGH[:, c]) for c in range(3)]

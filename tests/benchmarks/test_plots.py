@@ -141,6 +141,10 @@ def test_scores_that_are_probabilities_show_how_sure_matches_are() -> None:
     assert nearly[2] > nearly[1] and none[2] > none[1]  # blue
     assert best[3] == just[3] == 255 and nearly[3] > 250 and none[3] < 128
     assert score_colors(np.zeros(0), 0.3).shape == (0, 4)
+    with np.errstate(all="raise"):
+        none, best = score_colors(np.array([0.0, 1.0]), 0).tolist()
+        assert best == score_colors(np.ones(1), 0.3)[0].tolist() and none[:3] != best[:3]
+        assert score_colors(np.array([0.0, 0.99, 1.0]), 1)[:2, 2].min() > 200  # blue
     assert score_colors(np.array([np.nan, np.inf, -1.0, 2.0]), 0.3).shape == (4, 4)
 
     image = grey_photo(600, 600)
