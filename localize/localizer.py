@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 import numpy as np
 import pycolmap
@@ -195,9 +196,12 @@ class Localizer:
         """The result, or that of another encoding where the first one left doubts."""
         sure = result.success and result.num_inliers >= self.options.quick_min_inliers
         if self._quick is not None and not sure:
-            result = self._again(self.matcher, result, image, camera, timings, given)
+            full = self._again(self.matcher, result, image, camera, timings, given)
+            result = max(full, result, key=attrgetter("confidence"))
         if self._smaller is not None and result.confidence < self.options.smaller_below:
-            result = self._again(self._smaller, result, image, camera, timings, given)
+            smaller = self._again(self._smaller, result, image, camera, timings, given)
+            # without a pose, the reason is that of the photo as it is
+            result = max(result, smaller, key=attrgetter("confidence"))
         return result
 
     def _again(
@@ -209,15 +213,14 @@ class Localizer:
         timings: dict[str, float],
         given: Sequence[str] | None,
     ) -> Localization:
-        """The result, or a surer one with the encoding of another matcher."""
+        """The result with the encoding of another matcher; the given one if it cannot be made."""
         try:
             with _timed(timings, "encode"):
                 view = matcher.encode_bare(self._photo(image))
         except InputError as error:  # readable a moment ago: removed or replaced meanwhile
             logger.warning("'%s' was looked at only once: %s", result.name, error)
             return result
-        again = self._localize_view(view, camera, result.name, timings, given, last=True)
-        return result if result.confidence > again.confidence else again
+        return self._localize_view(view, camera, result.name, timings, given, last=True)
 
     def _photo(self, image: ImageLike) -> ImageLike:
         """The photo, read as the map read its own: upright, or as it is stored."""

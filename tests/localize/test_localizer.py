@@ -273,6 +273,21 @@ def test_a_query_of_little_confidence_is_looked_at_once_more_made_smaller(
         assert (result.num_matches > 500) == much
 
 
+class BlindMadeSmaller(TruthMatcher):
+    """It sees nothing in photos made smaller."""
+
+    def smaller(self) -> TruthMatcher:
+        return TruthMatcher({})
+
+
+def test_the_reason_of_a_failure_is_that_of_the_photo_as_it_is(scene: FakeMap) -> None:
+    view, _ = query_view(scene, np.random.default_rng(1))
+    few = make_view(view.keypoints[:6], view.arrays["ids"][:6])
+    loc = Localizer(scene, BlindMadeSmaller({1: few}))  # type: ignore[arg-type]
+    result = loc.localize(photo_of(1), make_camera())
+    assert "too few matches with map points: 6 < 12" in result.reason and result.retrieved
+
+
 def test_a_query_without_a_pose_is_looked_at_once_more(scene: FakeMap) -> None:
     view, _ = query_view(scene, np.random.default_rng(1))
     few = make_view(view.keypoints[:60], view.arrays["ids"][:60])
