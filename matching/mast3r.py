@@ -92,11 +92,8 @@ class Mast3rOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        at_least_zero = (
-            *("long_side_px", "pixel_tol_px", "border_px", "num_keypoints"),
-            "fine_side_px",
-        )
-        for name in at_least_zero:
+        lengths = ("long_side_px", "pixel_tol_px", "border_px", "fine_side_px")
+        for name in (*lengths, "num_keypoints"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if self.max_matches is not None and self.max_matches < 0:
@@ -220,10 +217,14 @@ class Mast3rMatcher(Matcher):
 
     def smaller(self) -> "Mast3rMatcher | None":
         """This matcher at half of its size, `small` only; see `Matcher.smaller`."""
-        if self.config.architecture != "GroundlocSmall" or self.options.coarse_to_fine:
-            return None  # trained at one size, or its windows would be of unlike scale again
+        one_scale = self.options.coarse_to_fine or self.options.resize == "trained"
+        if self.config.architecture != "GroundlocSmall" or one_scale:
+            return None  # trained at few sizes, or its windows would be of unlike scale again
+        side, patch = self.long_side_px // 2, self.config.patch_size
         half = copy(self)  # of one network, with one turn on the device
-        half.long_side_px = max(self.config.patch_size, self.long_side_px // 2)
+        half.long_side_px = max(patch, side + patch * (side == 224))  # 224 would be a square
+        half.options = replace(self.options, long_side_px=half.long_side_px)
+        half.fingerprint = half._fingerprint(self.weights_sha256)
         return half
 
     # ------------------------------------------------------------------ encoding

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -105,12 +106,19 @@ class PairDecoder:
     ) -> None:
         self.engine = engine
         self.options = options
+        self.max_matches = options.max_matches
         self.min_confidence = min_confidence
         self._subpixel = subpixel
         self._placing: Literal["window", "peak"] = "window" if trained_to_place else "peak"
         self._temperature = _TEMPERATURE if trained_to_place else None
         self._has_descriptors = bool(engine.network.config.desc_dim)
         self._stride = engine.network.descriptor_stride
+
+    def without_limit(self) -> "PairDecoder":
+        """The same, as if no largest number of matches had been given."""
+        free = copy(self)
+        free.max_matches = None if self.max_matches else self.max_matches  # 0 stays all
+        return free
 
     def match(
         self,
@@ -275,7 +283,7 @@ class PairDecoder:
         scores = values["scores"].astype(np.float32)
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] >= self.min_confidence]
-        most = self.options.max_matches
+        most = self.max_matches
         if most is None and found.rows0 is None and found.rows1 is None:
             sure = int((scores[order] > SURE).sum())
             most = max(_NUM_FREE_MATCHES, sure) if self._temperature is not None else 0

@@ -83,7 +83,8 @@ class SecondLook:
         encoding_of: Callable[[Sequence[View]], Encoding],
         options: LookOptions | None = None,
     ) -> None:
-        self._decoder = decoder
+        self._decoder = decoder.without_limit()  # a limit cuts off what counts here
+        self._most = decoder.max_matches
         self._encoding_of = encoding_of
         self._options = options or LookOptions()
 
@@ -116,7 +117,8 @@ class SecondLook:
     def _is_doubtful(self, view: View, other: View, found: Matches) -> bool:
         if any(len(v.keypoints) or is_blank(v) or PHOTO not in v.arrays for v in (view, other)):
             return False
-        return found.num_above(SURE) <= self._options.enough
+        sure = found.num_above(SURE)
+        return sure <= self._options.enough and not (self._most and sure >= self._most)
 
     def _is_vague(self, guide: Matches) -> bool:
         return guide.num_above(SURE) < self._options.min_sure
@@ -180,8 +182,7 @@ class SecondLook:
         for look, found in zip(looks, again, strict=True):
             if found.num_above(SURE) >= self._options.min_sure:
                 joined = _joined(found, look)
-                most = self._decoder.options.max_matches
-                results[look.row] = joined.select(slice(most)) if most else joined
+                results[look.row] = joined.select(slice(self._most)) if self._most else joined
 
     def _with_one_smaller(self, view: View, others: Sequence[View], size: float) -> list[Matches]:
         """Matches of pairs with the first or the second photo smaller, whichever are surer."""

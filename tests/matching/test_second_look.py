@@ -251,6 +251,22 @@ def sure_matches(count: int) -> Matches:
     return Matches(keypoints0=points, keypoints1=points, scores=scores)
 
 
+def test_few_matches_asked_for_do_not_hide_what_is_sure(
+    looking: Mast3rMatcher, scene: np.ndarray
+) -> None:
+    views = zoomed_views(looking, scene)
+    few, every = (patch_matcher(second_look=False, max_matches=number) for number in (10, 0))
+    first = few.match_views(*views)
+    (again,) = scales(few, 0.5).match_many(views[0], views[1:], [first])
+    (whole,) = scales(every, 0.5).match_many(views[0], views[1:], [every.match_views(*views)])
+    assert len(first) == 10 > first.num_above(SURE), "15 sure ones have to be found"
+    np.testing.assert_array_equal(again.keypoints1, whole.keypoints1[:10])
+    # where all that may be kept are sure, there is nothing to gain
+    kept = sure_matches(10).select(slice(10))
+    with patch.object(SecondLook, "_guides", side_effect=AssertionError("looked again")):
+        assert scales(few, 0.5).match_many(views[0], views[1:], [kept])[0] is kept
+
+
 @pytest.mark.parametrize(
     ("at_half", "sizes", "guide"), [(0, [0.5], 3), (4, [0.5, 0.3], 20), (30, [0.5], 30)]
 )
@@ -286,6 +302,17 @@ def test_matchers_trained_at_several_sizes_see_photos_smaller(
     for each, size in ((half, (160, 112)), (matcher, (320, 240))):
         assert frame_of(each.encode_bare(scene[:240, :320])).image_size == size
     assert half.pixel_px(half.encode_bare(scene[:240, :320])) == 2
-    assert patch_matcher(coarse_to_fine=True).smaller() is None
+    assert half.fingerprint != matcher.fingerprint and half.describe()["options"] == {
+        **matcher.describe()["options"],
+        "long_side_px": 160,
+    }
+    assert matcher.options.long_side_px == 320, "the matcher itself stays as it is"
+    for given in ({"coarse_to_fine": True}, {"resize": "trained", "long_side_px": 512}):
+        assert patch_matcher(**given).smaller() is None
+    for side, photo, size in ((448, (320, 240), (240, 176)), (20, (320, 240), None)):
+        least = patch_matcher(long_side_px=side).smaller()
+        assert least is not None
+        seen = frame_of(least.encode_bare(scene[: photo[1], : photo[0]]))
+        assert seen.image_size == (size or (0, 0)), "all of the photo, not a square of it"
     golden = golden_adapter.small_network(golden_state)
     assert Mast3rMatcher(golden, name="golden", fingerprint="f").smaller() is None
