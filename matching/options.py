@@ -166,7 +166,7 @@ def _as_list(hint: Any, value: Any, name: str, default: Any) -> str:
         except (ValueError, yaml.YAMLError):
             continue
         return f": write {name}={written}"
-    if not default or dataclasses.is_dataclass(default[0]):
+    if not default or not _is_list(default) or dataclasses.is_dataclass(default[0]):
         return ""
     return f": write it as in {name}={json.dumps(default, separators=(',', ':'))}"
 

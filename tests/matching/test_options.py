@@ -99,8 +99,21 @@ def test_lists_are_written_for_who_forgot_the_brackets(assignment: str, message:
         build_options(Lists, parse_assignments([written]))
 
 
+def test_null_is_offered_where_it_can_be_given_only() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Either:
+        one: int | tuple[int, ...] = 3
+        none: int | None = 3
+
+    for name, wanted in (("one", "a whole number, got"), ("none", "a whole number or null, got")):
+        with pytest.raises(InputError, match=f"'{name}' takes {wanted}"):
+            build_options(Either, {name: "x"})
+
+
 def test_numbers_that_yaml_takes_for_text() -> None:
     assert build_options(Outer, parse_assignments(["ratio=1e-4"])).ratio == 1e-4
+    signed = build_options(Lists, parse_assignments(["limits=[-1e-4,1.5e3,+2E2]"]))
+    assert signed.limits == (-1e-4, 1.5e3, 2e2)
     for text in ("1e", "e4", "1e-4x", "1e4e4"):
         with pytest.raises(InputError, match="takes a number, got"):
             build_options(Outer, parse_assignments([f"ratio={text}"]))
