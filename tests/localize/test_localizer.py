@@ -2,6 +2,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -244,6 +245,9 @@ def test_a_failed_quick_attempt_is_repeated(scene: FakeMap) -> None:
     assert Localizer(scene, matcher).localize(photo_of(1), make_camera()).success  # type: ignore[arg-type]
     black = Localizer(scene, matcher).localize(photo_of(0))  # type: ignore[arg-type]
     assert "no retrieved image" in black.reason
+    fewer = QuickMatcher({1: make_view(few.keypoints[:9], few.arrays["ids"][:9])})
+    result = Localizer(scene, fewer).localize(photo_of(1), make_camera())  # type: ignore[arg-type]
+    assert "too few matches with map points: 9 < 12" in result.reason
 
 
 class SmallerMatcher(TruthMatcher):
@@ -271,6 +275,25 @@ def test_a_query_of_little_confidence_is_looked_at_once_more_made_smaller(
         assert result.cam_from_world is not None and 0.3 < result.confidence < 1
         assert pose_errors(result.cam_from_world, truth)[0] < 0.05
         assert (result.num_matches > 500) == much
+
+
+def test_the_last_look_is_at_the_photos_asked_for_and_has_two_rounds(scene: FakeMap) -> None:
+    view, _ = query_view(scene, np.random.default_rng(1))
+    matcher = SmallerMatcher({1: view})
+    asked = list(scene.image_names)[:2]
+
+    def localized(below: float, **options: float) -> Localization:
+        chosen = LocalizerOptions(smaller_below=below, **options)  # type: ignore[arg-type]
+        loc = Localizer(scene, matcher, options=chosen)  # type: ignore[arg-type]
+        return loc.localize(photo_of(1), make_camera(), retrieved=asked)
+
+    first, last = localized(0.0), localized(1.0)
+    assert set(last.retrieved) == set(asked) and last.num_matches > first.num_matches
+    again = localized(first.confidence)
+    assert again.num_matches == first.num_matches, "only poses of less confidence"
+    with patch.object(Localizer, "_round", autospec=True, side_effect=Localizer._round) as rounds:
+        localized(1.0, second_round_below=1.0)
+    assert rounds.call_count == 4
 
 
 class BlindMadeSmaller(TruthMatcher):

@@ -123,6 +123,10 @@ def test_no_region_where_nothing_agrees() -> None:
     for count in (0, 1):
         few = points0[:count], points1[:count], scores[:count]
         assert common_region(*few, size0=SIZE0, size1=SIZE1) is None
+    all_agree = RegionOptions(min_share=1)
+    together = made_up(100, 0)
+    found = common_region(*together, size0=SIZE0, size1=SIZE1, options=all_agree)
+    assert found is not None, "no more than that can agree"
     whole = np.random.default_rng(0).random((200, 2)).astype(np.float32) * np.array(SIZE0)
     found = common_region(whole, whole, np.ones(200), size0=SIZE0, size1=SIZE0)
     assert found is not None and found.zoom == 1, "nothing would be enlarged"

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from matching.common_region import RegionOptions
+from matching.common_region import CommonRegion, RegionOptions
 from matching.encoded import PHOTO, frame_of, photo_step, with_photo
 from matching.errors import InputError
 from matching.mast3r import Mast3rMatcher, Mast3rOptions
 from matching.pair_decoding import SURE
-from matching.second_look import LookOptions, SecondLook
+from matching.second_look import LookOptions, SecondLook, _joined, _Look
 from matching.types import Matches, View
 from tests import golden_adapter
 from tests.matching.matcher_suite import textured
@@ -268,21 +268,29 @@ def test_few_matches_asked_for_do_not_hide_what_is_sure(
 
 
 @pytest.mark.parametrize(
-    ("at_half", "sizes", "guide"), [(0, [0.5], 3), (4, [0.5, 0.3], 20), (30, [0.5], 30)]
+    ("sure", "sizes", "guide"),
+    [
+        ((3, 0, 20), [0.5], 3),
+        ((3, 4, 20), [0.5, 0.3], 20),
+        ((3, 30, 20), [0.5], 30),
+        ((3, 5, 4), [0.5, 0.3], 5),
+        ((10, 9, 10), [0.5, 0.3], 10),
+    ],
 )
 def test_the_next_size_is_tried_where_the_last_one_hardly_tells(
     matcher: Mast3rMatcher,
     views: tuple[View, View],
-    at_half: int,
+    sure: tuple[int, int, int],
     sizes: list[float],
     guide: int,
 ) -> None:
     looks = scales(matcher, 0.5, 0.3)
-    found = [[sure_matches(at_half)], [sure_matches(20)]]
-    with patch.object(looks, "_with_one_smaller", side_effect=found) as tried:
-        guides = looks._guides(views[0], views[1:], {0: sure_matches(3)})
+    first, *found = (sure_matches(count) for count in sure)
+    with patch.object(looks, "_with_one_smaller", side_effect=[[each] for each in found]) as tried:
+        guides = looks._guides(views[0], views[1:], {0: first})
     assert [call.args[2] for call in tried.call_args_list] == sizes
     assert guides[0].num_above(SURE) == guide
+    assert guides[0] is first or guide > sure[0], "no more sure than the first look is no reason"
 
 
 def test_sizes_are_not_tried_where_the_first_look_tells(
@@ -292,6 +300,42 @@ def test_sizes_are_not_tried_where_the_first_look_tells(
     with patch.object(looks, "_with_one_smaller") as tried:
         assert looks._guides(views[0], views[1:], {0: sure_matches(30)}).keys() == {0}
     assert not tried.called
+
+
+def test_there_is_no_look_where_nothing_would_be_enlarged(
+    matcher: Mast3rMatcher, views: tuple[View, View]
+) -> None:
+    points = np.random.default_rng(0).random((200, 2)).astype(np.float32) * (320, 240)
+    spread = Matches(keypoints0=points, keypoints1=points, scores=np.full(200, 0.9, np.float32))
+    assert scales(matcher)._looks(views[0], views[1:], {0: spread}) == []
+    (whole,) = scales(matcher, min_zoom=1)._looks(views[0], views[1:], {0: spread})
+    assert whole.region.zoom < 1.1 and whole.guide is spread
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels"), [(0.5, (160, 128)), (0.3, (96, 64)), (0.01, (16, 16)), (1, (320, 240))]
+)
+def test_photos_made_smaller_are_whole(
+    matcher: Mast3rMatcher, views: tuple[View, View], size: float, pixels: tuple[int, int]
+) -> None:
+    side, image = scales(matcher)._window(views[0], np.array([0.0, 0, 320, 240]), size)
+    assert side.frame.image_size == pixels and image.shape == (3, *pixels[::-1])
+    corners = side.frame.to_photo(np.array([[0, 0], pixels]))
+    np.testing.assert_allclose(corners, [[0, 0], [320, 240]])
+
+
+def test_what_was_found_outside_of_either_window_stays() -> None:
+    inside, outside = (50, 50), (200, 200)
+    ends = np.array([(a, b) for a in (inside, outside) for b in (inside, outside)], np.float32)
+    guide = Matches(
+        keypoints0=ends[:, 0], keypoints1=ends[:, 1], scores=np.full(4, 0.5, np.float32)
+    )
+    box = np.array([0.0, 0, 100, 100])
+    region = CommonRegion(box0=box, box1=box, zoom=2.0)
+    joined = _joined(sure_matches(2), _Look(row=0, region=region, guide=guide))
+    np.testing.assert_allclose(joined.scores, [0.9, 0.9, 0.5, 0.5, 0.5, 0.1])
+    np.testing.assert_array_equal(joined.keypoints0[2:5], ends[1:, 0])
+    np.testing.assert_array_equal(joined.keypoints1[2:5], ends[1:, 1])
 
 
 def test_matchers_trained_at_several_sizes_see_photos_smaller(
