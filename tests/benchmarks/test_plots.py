@@ -1,10 +1,11 @@
 """Match pictures: ends on the right pixels, inliers apart from outliers, any photo sizes."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from benchmarks.plots import draw_matches, plot_matches, score_colors
 from matching.errors import InputError
@@ -156,8 +157,24 @@ def test_scores_that_are_probabilities_show_how_sure_matches_are() -> None:
     )
     seen = [np.abs(picture - empty).mean() for picture in drawn]
     assert seen[0] > 2 * seen[1] > 0, "two different places must not look like one"
+    blue = np.array([59, 110, 255])
+    assert np.abs(drawn[1][20, 300] - blue).max() > 50, "dots fade as well"
     ranks = [draw_matches(image, image, match, photo_size_px=600) for match in pairs]
     assert (np.asarray(ranks[0])[:600] == np.asarray(ranks[1])[:600]).all(), "ranks alone tell none"
+
+
+def test_the_legend_tells_how_many_are_sure_and_what_colours_mean() -> None:
+    image, ends = grey_photo(600, 600), [(300, 100), (300, 300), (300, 500)]
+    match = matches_at(ends, ends, [0.9, 0.9, 0.2])
+    text = ImageDraw.ImageDraw.text
+    with patch.object(ImageDraw.ImageDraw, "text", autospec=True, side_effect=text) as written:
+        picture = draw_matches(image, image, match, sure_score=0.3, photo_size_px=600)
+    told = [call.args[2] for call in written.call_args_list]
+    assert "3 matches, 2 sure" in told
+    assert told[told.index("score, sure above 0.3: 0") + 1] == "1"
+    legend = {tuple(color) for color in np.asarray(picture)[600:].reshape(-1, 3).tolist()}
+    faint, blue, yellow = (21, 38, 89), (59, 110, 255), (253, 231, 60)
+    assert {faint, yellow} <= legend and blue not in legend
 
 
 def test_names_beyond_ascii_do_not_stop_a_picture() -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -70,18 +70,32 @@ def test_photos_whose_names_differ_by_a_folder_only_stay_apart(tmp_path: Path) -
     for name, grey in zip(names, (50, 120, 200), strict=True):
         pixels = np.full((48, 64, 3), grey, np.uint8)
         Image.fromarray(pixels).save(tmp_path / "place" / "images" / name)
-    K = [[60, 0, 32], [0, 60, 24], [0, 0, 1]]
-    posed = {"K0": K, "K1": K, "T_0to1": np.eye(4).tolist()}
-    pairs = [{"image0": a, "image1": b, **posed} for a in names for b in names if a != b]
+    lenses = {
+        name: [[focal, 0, 32], [0, focal, 24], [0, 0, 1]]
+        for name, focal in zip(names, (60, 70, 80), strict=True)
+    }
+    pairs: list[dict[str, Any]] = [
+        {"image0": a, "image1": b, "K0": lenses[a], "K1": lenses[b], "T_0to1": np.eye(4).tolist()}
+        for a in names
+        for b in names
+        if a != b
+    ]
     (tmp_path / "place" / "pairs.json").write_text(json.dumps(pairs))
     made = write_zoomed_pairs(
         tmp_path / "place", tmp_path / "out", ZoomedPairsOptions(long_side_px=32)
     )
     greys = dict(zip(names, (50, 120, 200), strict=True))
     for before, entry in zip(pairs, made, strict=True):
+        focal0, focal1 = (np.array(entry[f"K{i}"])[0, 0] for i in (0, 1))
+        assert focal0 == pytest.approx(before["K0"][0][0] / 2)
+        assert focal1 == pytest.approx(before["K1"][0][0] / 2 * 3)
         for key in ("image0", "image1"):
             with Image.open(tmp_path / "out" / "images" / str(entry[key])) as photo:
                 assert abs(np.array(photo).mean() - greys[str(before[key])]) < 2
+    main([str(tmp_path / "place"), str(tmp_path / "other"), "--seed", "1", "--long-side", "32"])
+    other = json.loads((tmp_path / "other" / "pairs.json").read_text())
+    assert [entry["K0"] for entry in other] == [entry["K0"] for entry in made]
+    assert all(a["K1"] != b["K1"] for a, b in zip(made, other, strict=True)), "other parts"
     assert len({entry["image0"] for entry in made} | {entry["image1"] for entry in made}) == 6
 
 
