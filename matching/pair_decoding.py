@@ -167,7 +167,8 @@ class PairDecoder:
             pairs = list(zip(sides0, sides1, strict=True))
             results = [self._finished(own, *pair) for own, pair in zip(found, pairs, strict=True)]
             for row, own in again.items():
-                results[row] = _joined(results[row], self._finished(own, *pairs[row]))
+                both = _joined(results[row], self._finished(own, *pairs[row]))
+                results[row] = both.select(slice(self.max_matches)) if self.max_matches else both
             return results
 
         return rest

@@ -241,6 +241,16 @@ def test_only_the_best_and_the_sure(twin_network: PairNetwork, view: View) -> No
     assert matcher_of(twin_network).sure_score is None  # of no known scale
 
 
+def test_only_the_best_of_both_orders(golden_state: dict[str, Tensor], photo: np.ndarray) -> None:
+    network = golden_adapter.small_network(golden_state)  # whose two sides differ
+    views = [matcher_of(network).encode(image) for image in (photo, textured(168, 224, seed=5))]
+    every = matcher_of(network, symmetric=True).match(*views)
+    assert len(every) > len(matcher_of(network).match(*views))
+    few = matcher_of(network, symmetric=True, max_matches=17).match(*views)
+    assert len(few) == 17, "of both orders together"
+    np.testing.assert_allclose(few.scores, every.scores[:17], rtol=1e-5)
+
+
 def test_batches_of_the_engine_change_no_match(twin_network: PairNetwork, view: View) -> None:
     others = [keypoints_of(view, 30, seed=seed) for seed in range(3)]
     whole = matcher_of(twin_network, engine=EngineOptions(max_batch=3)).match_many(view, others)
