@@ -40,6 +40,8 @@ Status = Literal["finished", "out of time", "diverged"]
 WEIGHTS_NAME = "small.safetensors"
 
 _VALIDATION_BATCH = 16  # pairs
+# options whose absence in an earlier version's checkpoint means this; others came with a new loss
+_ALWAYS_SO = {"textures_per_style": 80}
 _MAX_PROCESSES = 1024  # so that no process of one run paints the textures of one of the next
 # Options that may differ between a run and its continuation: they change no batch, and no number
 # but by rounding and by the clock
@@ -133,7 +135,7 @@ def _checkpoint_to_resume(
     checkpoint = read_checkpoint(found[-1])
     old = {**checkpoint.values["options"], **dict.fromkeys(_FREE_OPTIONS)}
     new = {**options_as_dict(options), **dict.fromkeys(_FREE_OPTIONS)}
-    difference = first_difference(old, new, defaults=options_as_dict(TrainOptions()))
+    difference = first_difference(old, new, defaults=_ALWAYS_SO)
     if difference is not None:
         raise InputError(f"'{out}' holds a run with another '{difference}'; choose another folder")
     if checkpoint.values["processes"] != num_processes:

@@ -189,18 +189,23 @@ def test_a_folder_of_another_run_is_refused(finished: tuple[Path, TrainResult]) 
         train(OPTIONS, finished[0], stream=plane_pairs, device="cpu", resume=False)
 
 
-def test_a_run_from_before_an_option_goes_on_by_its_default(
+def test_a_run_from_before_the_number_of_textures_was_an_option_goes_on(
     finished: tuple[Path, TrainResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def older(path: Path) -> Checkpoint:
         checkpoint = read_checkpoint(path)
-        del checkpoint.values["options"]["textures_per_style"]
+        for name in absent:
+            del checkpoint.values["options"][name]
         return checkpoint
 
     monkeypatch.setattr(train_module, "read_checkpoint", older)
+    absent = ["textures_per_style"]
     assert run(finished[0]).status == "finished"
     with pytest.raises(InputError, match="another 'textures_per_style'"):
         run(finished[0], dataclasses.replace(OPTIONS, textures_per_style=7))
+    absent = ["loss"]
+    with pytest.raises(InputError, match="another 'loss'"):
+        run(finished[0])
 
 
 def test_runs_are_refused_before_textures_are_painted(
